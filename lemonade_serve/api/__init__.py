@@ -1,0 +1,1 @@
+"""HTTP: parse, answer, nothing else."""

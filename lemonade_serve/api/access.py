@@ -1,0 +1,132 @@
+"""What every request passes first and last: an id, the gate that closes on drain, one log line."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import time
+from typing import Any, cast
+
+import msgspec
+import structlog
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
+
+from lemonade_serve import errors
+from lemonade_serve.api.errors import show
+from lemonade_serve.domain.completion import Generation
+from lemonade_serve.domain.ports import Clock
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+PROBES = frozenset({"/livez", "/live", "/readyz"})
+"""Answered while draining, and not worth a line in the log."""
+
+log = structlog.get_logger()
+
+
+class Exchange:
+    """One request and its answer, as far as the access log wants to know."""
+
+    def __init__(self, request_id: str, arrived: float) -> None:
+        self.request_id = request_id
+        self.arrived = arrived
+        self.generation: Generation | None = None
+        self.status = 0
+        self.failed = False
+        """Set when an error ended a stream whose status was already sent."""
+
+    def outcome(self) -> str:
+        if self.status in (429, 503):
+            return "rejected"
+        if self.status == 499:
+            return "cancelled"
+        if self.failed or self.status >= 400 or self.status == 0:
+            return "error"
+        unfinished = self.generation is not None and self.generation.finish_reason is None
+        return "cancelled" if unfinished else "ok"
+
+
+def exchange_of(scope: Scope) -> Exchange:
+    return cast(Exchange, cast("dict[str, Any]", scope)["lemonade.exchange"])
+
+
+class Access:
+    """ASGI middleware around the application. `drain` closes the gate and waits."""
+
+    def __init__(self, app: ASGIApp, *, clock: Clock = time.monotonic) -> None:
+        self._app = app
+        self._clock = clock
+        self.in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.draining = False
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Refuse new requests from now on; True when all running ones are answered in time."""
+        self.draining = True
+        try:
+            await asyncio.wait_for(self._idle.wait(), timeout_s)
+        except TimeoutError:
+            return False
+        return True
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != ScopeType.HTTP:
+            await self._app(scope, receive, send)
+            return
+        exchange = Exchange(_request_id(scope), self._clock())
+        cast("dict[str, Any]", scope)["lemonade.exchange"] = exchange
+
+        async def labelled(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                exchange.status = message["status"]
+                label = (b"x-request-id", exchange.request_id.encode())
+                message["headers"] = [*message["headers"], label]
+            await send(message)
+
+        if scope["path"] in PROBES:
+            await self._app(scope, receive, labelled)
+            return
+        self.in_flight += 1
+        self._idle.clear()
+        with structlog.contextvars.bound_contextvars(request_id=exchange.request_id):
+            try:
+                if self.draining:
+                    await _refuse(scope["path"], labelled)
+                else:
+                    await self._app(scope, receive, labelled)
+            finally:
+                self.in_flight -= 1
+                if not self.in_flight:
+                    self._idle.set()
+                self._report(scope, exchange)
+
+    def _report(self, scope: HTTPScope, exchange: Exchange) -> None:
+        figures = exchange.generation.figures() if exchange.generation else {}
+        log.info(
+            "request_finished",
+            method=scope["method"],
+            path=scope["path"],
+            status=exchange.status,
+            outcome=exchange.outcome(),
+            duration_s=round(self._clock() - exchange.arrived, 6),
+            **figures,
+        )
+
+
+def _request_id(scope: Scope) -> str:
+    """The caller's own id where it is harmless, else a new one."""
+    given = next((v for k, v in scope["headers"] if k == b"x-request-id"), b"").decode("latin-1")
+    return given if _REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(12)}"
+
+
+async def _refuse(path: str, send: Send) -> None:
+    shown = show(errors.Draining())
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"retry-after", str(shown.retry_after_s).encode()),
+    ]
+    await send({"type": "http.response.start", "status": shown.status, "headers": headers})
+    body = msgspec.json.encode(shown.body(path))
+    await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -1,0 +1,113 @@
+"""How an error looks from outside: one table, two dialects."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+import structlog
+from litestar import MediaType, Request, Response
+from litestar.exceptions import HTTPException, ValidationException
+
+from lemonade_serve import errors
+
+log = structlog.get_logger()
+
+
+class Face(NamedTuple):
+    """What a class of errors shows: a status, and OpenAI's word for its type."""
+
+    status: int
+    type: str
+
+
+_FACES: dict[type[errors.LemonadeError], Face] = {
+    errors.InvalidRequest: Face(400, "invalid_request_error"),
+    errors.NotAllowed: Face(403, "permission_error"),
+    errors.ModelNotFound: Face(404, "invalid_request_error"),
+    errors.QueueFull: Face(429, "rate_limit_error"),
+    errors.Unavailable: Face(503, "overloaded"),
+    errors.LemonadeError: Face(500, "server_error"),
+}
+"""The nearest class counts."""
+
+_STATUS_CODE = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
+
+SPEC_ROUTES = frozenset({"completions", "load", "unload", "params", "health", "stats", "models"})
+"""The names under /api/v0 that are the Lemonade specification's; all others are OpenAI's."""
+
+_UNKNOWN_FIELD = re.compile(r"unknown field `(?P<name>[^`]*)`")
+
+
+class Shown(NamedTuple):
+    """An error, ready to be written in any dialect."""
+
+    status: int
+    type: str
+    code: str
+    message: str
+    param: str | None = None
+    retry_after_s: int | None = None
+
+    def body(self, path: str) -> dict[str, Any]:
+        """In the dialect of the route."""
+        return self.spec_body() if speaks_spec(path) else self.openai_body()
+
+    def spec_body(self) -> dict[str, Any]:
+        return {"status": "error", "message": self.message, "code": self.code}
+
+    def openai_body(self) -> dict[str, Any]:
+        fields = {"message": self.message, "type": self.type, "param": self.param}
+        return {"error": {**fields, "code": self.code}}
+
+
+class ClientGone(Exception):
+    """Nobody is there to be answered."""
+
+
+def speaks_spec(path: str) -> bool:
+    prefix, _, rest = path.partition("/api/v0/")
+    return prefix == "" and rest.split("/")[0] in SPEC_ROUTES and "/" not in rest.rstrip("/")
+
+
+def show(error: BaseException) -> Shown:
+    """The face of any exception; one that nobody foresaw is a plain 500."""
+    if isinstance(error, errors.LemonadeError):
+        face = next(_FACES[kind] for kind in type(error).__mro__ if kind in _FACES)
+        retry = error.retry_after_s if isinstance(error, errors.Retryable) else None
+        return Shown(*face, error.code, error.message, error.param, retry)
+    if isinstance(error, ValidationException):
+        message, param = _invalid(error)
+        return Shown(400, "invalid_request_error", "invalid_request_error", message, param)
+    if isinstance(error, HTTPException) and error.status_code < 500:
+        code = _STATUS_CODE.get(error.status_code, "invalid_request_error")
+        return Shown(error.status_code, "invalid_request_error", code, error.detail)
+    return Shown(500, "server_error", "server_error", "internal error; the server's log says more")
+
+
+def _invalid(error: ValidationException) -> tuple[str, str | None]:
+    """Which field is wrong, and how."""
+    details = error.extra if isinstance(error.extra, list) else []
+    for detail in details:
+        message, param = str(detail.get("message", "")), detail.get("key")
+        if unknown := _UNKNOWN_FIELD.search(message):
+            param = ".".join(filter(None, [param, unknown["name"]]))
+            return f"there is no parameter {param!r} here", param
+        return (f"{param}: {message}" if param else message), param
+    return error.detail, None
+
+
+def respond(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:
+    """The exception handler of the whole application."""
+    shown = show(error)
+    if isinstance(error, ClientGone):
+        shown = shown._replace(status=499)
+    elif shown.status == 500:
+        log.error("request_failed", code=shown.code, exc_info=error)
+    headers = {"Retry-After": str(shown.retry_after_s)} if shown.retry_after_s else {}
+    return Response(
+        shown.body(request.scope["path"]),
+        status_code=shown.status,
+        headers=headers,
+        media_type=MediaType.JSON,
+    )

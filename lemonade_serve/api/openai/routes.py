@@ -1,0 +1,133 @@
+"""OpenAI's routes. The same handlers answer under /v1 and /api/v1, and where the Lemonade
+specification does not take the name, under /api/v0."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestar import Request, Response, Router, get, post
+from litestar.response import Stream
+
+from lemonade_serve import errors
+from lemonade_serve.api import answer
+from lemonade_serve.api.access import exchange_of
+from lemonade_serve.api.openai import schemas
+from lemonade_serve.api.openai.writers import ChatWriter, CompletionWriter
+from lemonade_serve.domain.checkpoint import CheckpointInfo
+from lemonade_serve.domain.completion import (
+    ChatPrompt,
+    CompletionRequest,
+    CompletionService,
+    Message,
+    Placement,
+    TextPrompt,
+    TokensPrompt,
+)
+
+
+@post("/completions", status_code=200, operation_id="create_completion")
+async def create_completion(
+    request: Request[Any, Any, Any],
+    data: schemas.CompletionRequest,
+    service: CompletionService,
+    bounds: answer.StreamBounds,
+) -> Response[schemas.Completion] | Stream:
+    """Continue a prompt."""
+    prompt = _prompt(data.prompt)
+    writer = CompletionWriter(include_usage=_include_usage(data))
+    wanted = _wanted(request, data, prompt, data.max_tokens)
+    generation = await answer.begin(request, service, wanted)
+    if data.stream:
+        return await answer.stream(request, generation, writer, bounds)
+    return Response(writer.whole(generation, await answer.whole(request, generation)))
+
+
+@post("/chat/completions", status_code=200, operation_id="create_chat_completion")
+async def create_chat_completion(
+    request: Request[Any, Any, Any],
+    data: schemas.ChatRequest,
+    service: CompletionService,
+    bounds: answer.StreamBounds,
+) -> Response[schemas.ChatCompletion] | Stream:
+    """Answer a chat, by the model's own template."""
+    prompt = ChatPrompt(tuple(Message(m.role, _content(m)) for m in data.messages))
+    writer = ChatWriter(include_usage=_include_usage(data))
+    wanted = _wanted(request, data, prompt, data.max_completion_tokens or data.max_tokens)
+    generation = await answer.begin(request, service, wanted)
+    if data.stream:
+        return await answer.stream(request, generation, writer, bounds)
+    return Response(writer.whole(generation, await answer.whole(request, generation)))
+
+
+@get("/models", operation_id="list_models")
+async def list_models(service: CompletionService) -> schemas.Models:
+    """The models on disk, each once."""
+    by_name = {info.name: info for info in await service.checkpoints()}
+    return schemas.Models(data=[_model(info) for info in by_name.values()])
+
+
+@get("/models/{model_id:path}", operation_id="retrieve_model")
+async def retrieve_model(service: CompletionService, model_id: str) -> schemas.Model:
+    """One of them."""
+    info, _ = await service.locate(Placement(model=model_id.lstrip("/")))
+    return _model(info)
+
+
+def _wanted(
+    request: Request[Any, Any, Any],
+    data: schemas.Request,
+    prompt: TextPrompt | TokensPrompt | ChatPrompt,
+    max_tokens: int | None,
+) -> CompletionRequest:
+    return CompletionRequest(
+        prompt=prompt,
+        options=data.options(max_tokens),
+        placement=Placement(model=data.model),
+        arrived=exchange_of(request.scope).arrived,
+        streaming=bool(data.stream),
+    )
+
+
+def _include_usage(data: schemas.Request) -> bool:
+    if data.stream_options and not data.stream:
+        raise errors.InvalidRequest("stream_options is for streams only", param="stream_options")
+    return bool(data.stream_options and data.stream_options.include_usage)
+
+
+def _prompt(given: str | list[Any]) -> TextPrompt | TokensPrompt:
+    """One prompt: text, token ids, or a list of exactly one of these."""
+    match given:
+        case str() as text if text:
+            return TextPrompt(text)
+        case [str() | list() as only]:
+            return _prompt(only)
+        case [int(), *_] if all(type(token) is int for token in given):
+            return TokensPrompt(tuple(given))
+        case [str() | list(), *_]:
+            raise errors.InvalidRequest("one prompt a request, please", param="prompt")
+    raise errors.InvalidRequest(
+        "prompt is a text or a list of token ids, and not empty", param="prompt"
+    )
+
+
+def _content(message: schemas.ChatMessage) -> str:
+    if isinstance(message.content, str):
+        return message.content
+    return "".join(part.text for part in message.content)
+
+
+def _model(info: CheckpointInfo) -> schemas.Model:
+    return schemas.Model(id=info.name, created=info.modified_s)
+
+
+routers = [
+    *(
+        Router(
+            prefix,
+            route_handlers=[create_completion, create_chat_completion, list_models, retrieve_model],
+            tags=["OpenAI"],
+        )
+        for prefix in ("/v1", "/api/v1")
+    ),
+    Router("/api/v0", route_handlers=[create_chat_completion], tags=["OpenAI"]),
+]

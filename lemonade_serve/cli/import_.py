@@ -1,0 +1,65 @@
+"""`lemonade-serve import`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from lemonade_serve.app import create_catalog, create_job_runner
+from lemonade_serve.cli import options
+from lemonade_serve.domain.imports import default_name, import_gguf
+from lemonade_serve.settings import Settings, load_settings
+
+
+@click.command("import")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--name", help="What to call the model.  [default: the file's name]")
+@click.option(
+    "--dtype",
+    default="auto",
+    show_default=True,
+    help="auto keeps the file's own precision; fp32 is for verification; int8 and int4 where the "
+    "file can be written so without quantising it again.",
+)
+@options.cache_dir
+@options.config
+@options.json_output
+def import_(
+    file: Path,
+    name: str | None,
+    dtype: str,
+    cache_dir: str | None,
+    config: Path | None,
+    as_json: bool,
+) -> None:
+    """Make a checkpoint out of a GGUF file, without quantising anything twice.
+
+    It appears all at once when it is complete; one of the same name and dtype is replaced.
+    """
+    settings = load_settings(file=config, flags={"cache_dir": cache_dir})
+    name = name or default_name(file)
+    path = asyncio.run(import_with_progress(settings, file.absolute(), name, dtype))
+    if as_json:
+        click.echo(json.dumps({"model": name, "dtype": path.name, "path": str(path)}))
+    else:
+        click.echo(f"{name} is imported in {path.name}: {path}")
+
+
+async def import_with_progress(settings: Settings, file: Path, name: str, dtype: str) -> Path:
+    """Import, with a progress bar on standard error; returns the checkpoint's directory."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("starting", total=1.0)
+        return await import_gguf(
+            file,
+            name,
+            dtype,
+            jobs=create_job_runner(settings),
+            shelf=create_catalog(settings),
+            progress=lambda stage, done: bar.update(task, description=stage, completed=done),
+        )

@@ -1,0 +1,46 @@
+"""`lemonade-serve list`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import msgspec
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+from lemonade_serve.app import create_catalog
+from lemonade_serve.cli import options
+from lemonade_serve.domain.checkpoint import CheckpointInfo
+from lemonade_serve.settings import load_settings
+
+
+@click.command("list")
+@options.cache_dir
+@options.config
+@options.json_output
+def list_(cache_dir: str | None, config: Path | None, as_json: bool) -> None:
+    """Show the checkpoints on this machine."""
+    settings = load_settings(file=config, flags={"cache_dir": cache_dir})
+    checkpoints = create_catalog(settings).list()
+    if as_json:
+        click.echo(json.dumps([_row(info) for info in checkpoints], indent=2))
+    elif checkpoints:
+        Console().print(_table(checkpoints))
+    else:
+        click.echo(f"No checkpoint in {settings.cache_path}: try `lemonade-serve import FILE.gguf`")
+
+
+def _row(info: CheckpointInfo) -> dict[str, object]:
+    return {**msgspec.structs.asdict(info), "path": str(info.path)}
+
+
+def _table(checkpoints: Sequence[CheckpointInfo]) -> Table:
+    table = Table("MODEL", "DTYPE", "ARCHITECTURE", "CONTEXT", "SIZE", box=None)
+    for info in checkpoints:
+        size, context = decimal(info.bytes), str(info.context_length)
+        table.add_row(info.name, info.dtype, info.architecture, context, size)
+    return table

@@ -1,0 +1,42 @@
+"""`lemonade-serve serve`."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from lemonade_serve.cli import options
+from lemonade_serve.cli.daemon import run_daemon
+from lemonade_serve.settings import load_settings
+
+
+@click.command()
+@options.host
+@options.port
+@click.option("--uds", help="Listen on this Unix socket instead.")
+@click.option(
+    "--allow-keyless",
+    is_flag=True,
+    default=None,
+    help="Answer on other addresses than loopback, to anyone.",
+)
+@options.cache_dir
+@options.config
+def serve(
+    host: str | None,
+    port: int | None,
+    uds: str | None,
+    allow_keyless: bool | None,
+    cache_dir: str | None,
+    config: Path | None,
+) -> None:
+    """Answer requests until SIGTERM or Ctrl-C.
+
+    Models load when they are first asked for. On SIGTERM new requests are refused with 503 while
+    running ones finish, server.drain_timeout_s at most; a second signal cuts them.
+    """
+    server = {"host": host, "port": port, "uds": uds, "allow_keyless": allow_keyless}
+    flags = {"cache_dir": cache_dir, "server": server}
+    asyncio.run(run_daemon(load_settings(file=config, flags=flags)))

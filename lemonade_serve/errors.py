@@ -1,0 +1,141 @@
+"""Every failure that a caller may see, as one tree. No HTTP here: `api/errors.py` maps it.
+
+LemonadeError
+├── InvalidRequest              a parameter or prompt that can never work
+│   ├── ContextLengthExceeded   prompt longer than the model's context
+│   ├── DeviceUnavailable       a device or dtype that this machine or checkpoint lacks
+│   └── NoChatTemplate          chat asked of a checkpoint without a template
+├── NotAllowed                  understood, and refused
+├── ModelNotFound               no such checkpoint
+├── QueueFull                   the model's queue is at its bound
+├── Unavailable                 try again later
+│   ├── Draining                the daemon is shutting down
+│   └── NoCapacity              no room on the device in time
+├── ModelLoadError              the worker could not load the checkpoint
+├── GenerationFailed            the engine failed in mid-request
+├── WorkerLost                  the worker process died
+├── JobFailed                   an import or export did not finish
+│   └── UnsupportedModel        a file that the importer cannot convert faithfully
+└── SettingsError               a setting that is wrong or unknown
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class LemonadeError(Exception):
+    """Something went wrong."""
+
+    code: ClassVar[str] = "server_error"
+
+    def __init__(self, message: str | None = None, *, param: str | None = None) -> None:
+        """`message` defaults to the class docstring; `param` names the field at fault."""
+        self.message = message or (type(self).__doc__ or "").strip()
+        self.param = param
+        super().__init__(self.message)
+
+
+class InvalidRequest(LemonadeError):
+    """The request is not valid."""
+
+    code = "invalid_request_error"
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """The prompt is longer than the model's context."""
+
+    code = "context_length_exceeded"
+
+
+class DeviceUnavailable(InvalidRequest):
+    """The device or dtype is not available."""
+
+    code = "device_unavailable"
+
+
+class NoChatTemplate(InvalidRequest):
+    """This checkpoint has no chat template: use a completions route."""
+
+    code = "no_chat_template"
+
+
+class NotAllowed(LemonadeError):
+    """This is not allowed."""
+
+    code = "permission_error"
+
+
+class ModelNotFound(LemonadeError):
+    """There is no such model."""
+
+    code = "model_not_found"
+
+
+class Retryable(LemonadeError):
+    """Try again later."""
+
+    retry_after_s: int = 1
+
+
+class QueueFull(Retryable):
+    """The queue of this model is full."""
+
+    code = "rate_limit_error"
+
+
+class Unavailable(Retryable):
+    """The server cannot take this request now."""
+
+    code = "overloaded"
+
+
+class Draining(Unavailable):
+    """The server is shutting down."""
+
+    code = "draining"
+    retry_after_s = 5
+
+
+class ModelLoadError(LemonadeError):
+    """The model could not be loaded."""
+
+    code = "model_load_error"
+
+
+class GenerationFailed(LemonadeError):
+    """The generation failed."""
+
+    code = "generation_failed"
+
+
+class WorkerLost(LemonadeError):
+    """The worker process of this model died."""
+
+    code = "worker_lost"
+
+
+class JobFailed(LemonadeError):
+    """The job did not finish."""
+
+    code = "job_failed"
+
+
+class UnsupportedModel(JobFailed):
+    """This file cannot be imported faithfully."""
+
+    code = "unsupported_model"
+
+
+class SettingsError(LemonadeError):
+    """A setting is wrong."""
+
+    code = "settings_error"
+
+
+def from_code(code: str, message: str, param: str | None = None) -> LemonadeError:
+    """The error that a child process named by its code; an unknown code is a plain one."""
+    classes = [LemonadeError]
+    for known in classes:
+        classes.extend(known.__subclasses__())
+    return next((c for c in classes if c.code == code), LemonadeError)(message, param=param)

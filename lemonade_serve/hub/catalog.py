@@ -1,0 +1,179 @@
+"""The checkpoints on disk: what a cache root holds, and how a new one gets there."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import msgspec
+
+from lemonade_serve import errors
+from lemonade_serve.domain.checkpoint import DTYPES, CheckpointInfo, check_name, choose_dtype
+from lemonade_serve.hub.matrices import stored_dtype
+
+_CONFIG = "genai_config.json"
+_MAX_DEPTH = 4
+"""Directories below a root that are searched: publisher, name, dtype, and one to spare."""
+_STAGING = ".staging-"
+
+
+class _Decoder(msgspec.Struct):
+    filename: str = "model.onnx"
+
+
+class _Model(msgspec.Struct):
+    type: str
+    context_length: int
+    decoder: _Decoder = msgspec.field(default_factory=_Decoder)
+
+
+class _Config(msgspec.Struct):
+    model: _Model
+
+
+class DiskCatalog:
+    """The `CheckpointCatalog` (domain/ports.py) of a cache root and the other roots allowed.
+
+    A checkpoint is any directory with a `genai_config.json`; it is called by its path under the
+    root, less a last part that is a dtype. Entries that begin with a dot are not looked at.
+    """
+
+    def __init__(self, root: Path, allowed: Sequence[Path] = ()) -> None:
+        self._root = root
+        self._allowed = [root, *allowed]
+        self._known: dict[Path, tuple[int, CheckpointInfo]] = {}
+
+    def find(self, name: str, dtype: str, cache_dir: str | None = None) -> CheckpointInfo:
+        root = self._resolve(cache_dir)
+        check_name(name)
+        at = root / name
+        found, broken = [], None
+        for path in (at, *_subdirectories(at)):
+            try:
+                info = self._read(path, root)
+            except errors.ModelLoadError as error:
+                broken = error
+            else:
+                found += [info] if info and info.name == name else []
+        if broken and not found:
+            raise broken
+        if not found:
+            raise errors.ModelNotFound(
+                f"there is no model {name!r} in {root}: `lemonade-serve list` shows what there is",
+                param="model",
+            )
+        return choose_dtype(dtype, found)
+
+    def list(self, cache_dir: str | None = None) -> Sequence[CheckpointInfo]:
+        root = self._resolve(cache_dir)
+        infos = []
+        for path in _walk(root, _MAX_DEPTH):
+            with suppress(errors.ModelLoadError):
+                infos += [info] if (info := self._read(path, root)) else []
+        return sorted(infos, key=lambda info: (info.name, info.dtype))
+
+    def _resolve(self, cache_dir: str | None) -> Path:
+        if cache_dir is None:
+            return self._root
+        path = Path(cache_dir).expanduser().resolve()
+        if not any(path.is_relative_to(root.resolve()) for root in self._allowed):
+            raise errors.NotAllowed(
+                "cache_dir is outside the directories that the server's settings allow",
+                param="cache_dir",
+            )
+        return path
+
+    def _read(self, path: Path, root: Path) -> CheckpointInfo | None:
+        """The checkpoint in one directory, if it is one; read again only when its configuration
+        changed. Raises ModelLoadError for one that cannot be understood."""
+        try:
+            modified = (path / _CONFIG).stat().st_mtime_ns
+        except OSError:
+            return None
+        known = self._known.get(path)
+        if known is None or known[0] != modified:
+            try:
+                known = (modified, _describe(path, root, modified))
+            except (OSError, msgspec.DecodeError, errors.InvalidRequest) as error:
+                raise errors.ModelLoadError(f"{path}: {error}") from error
+            self._known[path] = known
+        return known[1]
+
+    @contextmanager
+    def staging(self, name: str) -> Iterator[Path]:
+        """An empty directory to make a checkpoint in, which `publish` takes; gone in the end.
+
+        It is locked while it is in use, so that the next one to come removes what a killed
+        process left behind, and nothing else.
+        """
+        check_name(name)
+        self._root.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as held:
+            with _locked(self._root, wait=True):  # nobody sweeps between making and locking
+                _remove_abandoned(self._root)
+                directory = Path(tempfile.mkdtemp(prefix=_STAGING, dir=self._root))
+                held.enter_context(_locked(directory))
+            held.callback(shutil.rmtree, directory, ignore_errors=True)
+            yield directory
+
+    def publish(self, staged: Path, name: str, dtype: str) -> Path:
+        """Give a finished directory its place, by rename; one that was there before gives way."""
+        target = self._root / name / dtype
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staged.chmod(0o755)
+        with suppress(FileNotFoundError):
+            target.rename(self._root / f"{_STAGING}replaced-{os.getpid()}")
+        staged.rename(target)
+        _remove_abandoned(self._root)
+        return target
+
+
+def _describe(path: Path, root: Path, modified_ns: int) -> CheckpointInfo:
+    model = msgspec.json.decode((path / _CONFIG).read_bytes(), type=_Config).model
+    parts = path.relative_to(root).parts
+    name = "/".join(parts[:-1] if len(parts) > 1 and parts[-1] in DTYPES else parts)
+    return CheckpointInfo(
+        name=check_name(name),
+        path=path,
+        dtype=stored_dtype(path / model.decoder.filename),
+        architecture=model.type,
+        context_length=model.context_length,
+        bytes=sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
+        modified_s=modified_ns // 1_000_000_000,
+    )
+
+
+def _subdirectories(path: Path) -> list[Path]:
+    try:
+        return sorted(p for p in path.iterdir() if not p.name.startswith(".") and p.is_dir())
+    except OSError:
+        return []
+
+
+def _walk(path: Path, depth: int) -> Iterator[Path]:
+    for child in _subdirectories(path) if depth else []:
+        yield child
+        yield from _walk(child, depth - 1)
+
+
+@contextmanager
+def _locked(directory: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold the directory; a lock dies with its process. Raises BlockingIOError if it is held and
+    we do not wait."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_abandoned(root: Path) -> None:
+    for directory in root.glob(f"{_STAGING}*"):
+        with suppress(OSError), _locked(directory):
+            shutil.rmtree(directory)

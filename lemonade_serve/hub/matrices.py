@@ -1,0 +1,37 @@
+"""What the matrices of an ONNX file are stored in."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import onnx
+
+from lemonade_serve.errors import ModelLoadError
+
+_FLOATS = {
+    onnx.TensorProto.FLOAT: "fp32",
+    onnx.TensorProto.FLOAT16: "fp16",
+    onnx.TensorProto.BFLOAT16: "bf16",
+}
+
+
+def stored_dtype(model: Path) -> str:
+    """The dtype of most elements that the graph multiplies with; its weights are not read.
+
+    Raises OSError, and ModelLoadError for a file that is not ONNX.
+    """
+    try:
+        graph = onnx.load(str(model), load_external_data=False).graph
+    except Exception as error:  # protobuf's DecodeError is not a public name
+        raise ModelLoadError(f"{model} is not an ONNX file: {error}") from error
+    floats = {t.name: t for t in graph.initializer if t.data_type in _FLOATS and len(t.dims) == 2}
+    elements: Counter[str] = Counter()
+    for node in graph.node:
+        attributes = {a.name: a.i for a in node.attribute}
+        if node.op_type == "MatMulNBits":
+            elements[f"int{attributes.get('bits', 4)}"] += attributes["K"] * attributes["N"]
+        elif node.op_type in ("MatMul", "Gemm") and node.input[1] in floats:
+            weight = floats[node.input[1]]
+            elements[_FLOATS[weight.data_type]] += weight.dims[0] * weight.dims[1]
+    return elements.most_common(1)[0][0] if elements else "fp32"

@@ -1,0 +1,1 @@
+"""What the daemon and its child processes say to each other."""

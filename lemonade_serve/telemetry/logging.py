@@ -1,0 +1,57 @@
+"""Log lines: JSON for machines, colours for people. Never a prompt, never a completion."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+
+import structlog
+
+from lemonade_serve.domain.events import CheckpointLoadFailed, Event, WorkerExited
+from lemonade_serve.settings import Log
+
+_WORD = re.compile(r"(?<!^)(?=[A-Z])")
+
+
+def configure_logging(settings: Log) -> None:
+    """Everything goes to standard error: our own lines and those of the libraries."""
+    people = settings.format == "console" or (settings.format == "auto" and sys.stderr.isatty())
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    rendering: list[structlog.typing.Processor] = (
+        [structlog.dev.ConsoleRenderer()]
+        if people
+        else [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+    )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.make_filtering_bound_logger(settings.level),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=settings.level.upper(), force=True)
+    # httpx says each request at info, which is the access log's business
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+class LogObserver:
+    """Writes every event of the domain as one line."""
+
+    def __init__(self) -> None:
+        self._log = structlog.get_logger()
+
+    def observe(self, event: Event) -> None:
+        level = "warning" if isinstance(event, CheckpointLoadFailed | WorkerExited) else "info"
+        fields = {name: getattr(event, name) for name in event.__struct_fields__}
+        getattr(self._log, level)(_WORD.sub("_", type(event).__name__).lower(), **fields)

@@ -1,0 +1,74 @@
+"""The worker process: `python -m lemonade_serve.worker FD`, a socket to the daemon.
+
+It ignores SIGINT and SIGTERM, which a terminal or a service manager sends to all processes at
+once: the daemon decides when its workers stop, and its end of file ends them. A daemon that dies
+takes them along by the kernel's hand too: native code may keep the reader thread from running.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+from lemonade_serve import errors
+from lemonade_serve.protocol.framing import Channel
+from lemonade_serve.protocol.messages import PROTOCOL_VERSION, Hello, Load, LoadFailed, Ready
+from lemonade_serve.worker.loop import Inbox, Loop, read_into
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _die_with_parent()
+    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+    channel.send(Hello(PROTOCOL_VERSION))
+    inbox = Inbox()
+    read_into(inbox, channel)
+    load = inbox.get()
+    if not isinstance(load, Load):
+        raise TypeError(f"a worker's first command is Load, not {type(load).__name__}")
+    try:
+        loop, ready = _load(load, inbox, channel)
+    except errors.LemonadeError as error:
+        channel.send(LoadFailed(error.message))
+        return
+    channel.send(ready)
+    loop.run()
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _load(load: Load, inbox: Inbox, channel: Channel) -> tuple[Loop, Ready]:
+    # After the reader thread has begun: these imports take a while, and the daemon may die.
+    from lemonade_serve.worker.engines.genai import GenaiEngine
+    from lemonade_serve.worker.vocabulary import Vocabulary
+
+    began = time.monotonic()
+    directory = Path(load.path)
+    vocabulary = Vocabulary(directory)
+    engine = GenaiEngine(
+        directory,
+        threads=load.threads,
+        sequence_slots=load.sequence_slots,
+        idle_sequences=load.idle_sequences,
+        prefill_chunk_tokens=load.prefill_chunk_tokens,
+    )
+    ready = Ready(
+        engine=engine.name,
+        context_length=vocabulary.context_length,
+        has_chat_template=vocabulary.has_chat_template,
+        load_s=time.monotonic() - began,
+    )
+    return Loop(engine, vocabulary, inbox, channel.send), ready
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""A checkpoint's own words: its tokenizer, its special tokens and its chat template."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import jinja2
+import jinja2.ext
+import jinja2.sandbox
+import msgspec
+from tokenizers import Tokenizer
+
+from lemonade_serve import errors
+from lemonade_serve.protocol.messages import (
+    ChatPrompt,
+    Message,
+    Prompt,
+    TextPrompt,
+    TokensPrompt,
+)
+
+
+class _ModelConfig(msgspec.Struct):
+    context_length: int
+    eos_token_id: int | list[int] = msgspec.field(default_factory=list)
+
+
+class _GenaiConfig(msgspec.Struct):
+    model: _ModelConfig
+
+
+class Vocabulary:
+    """Encodes prompts and decodes tokens as the checkpoint means them.
+
+    Raises ModelLoadError when the directory lacks a file or a file is not what it should be.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        model = _read(directory / "genai_config.json", _GenaiConfig).model
+        eos = model.eos_token_id
+        self.context_length = model.context_length
+        self.eos_ids = frozenset([eos] if isinstance(eos, int) else eos)
+        try:
+            self._tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+        except Exception as error:  # the library raises nothing narrower
+            raise errors.ModelLoadError(f"{directory / 'tokenizer.json'}: {error}") from error
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self.size = self._tokenizer.get_vocab_size(with_added_tokens=True)
+        self._template = _chat_template(directory)
+
+    @property
+    def has_chat_template(self) -> bool:
+        return self._template is not None
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """The prompt's tokens: BOS and the like as the tokenizer, or the template, puts them.
+
+        Raises NoChatTemplate for a chat without a template, InvalidRequest for an empty prompt,
+        for a token id that is not in the vocabulary and for a chat that the template refuses.
+        """
+        match prompt:
+            case TokensPrompt(tokens):
+                ids = list(tokens)
+                if any(not 0 <= token < self.size for token in ids):
+                    raise errors.InvalidRequest(
+                        f"token ids are 0 to {self.size - 1} for this model", param="prompt"
+                    )
+            case ChatPrompt(messages):
+                ids = self._tokenizer.encode(self.render(messages), add_special_tokens=False).ids
+            case TextPrompt(text):
+                ids = self._tokenizer.encode(text).ids
+        if not ids:
+            raise errors.InvalidRequest("the prompt is empty", param="prompt")
+        return ids
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The tokens' text, without control tokens."""
+        text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        return text
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The chat as the model was trained to read it, open for the assistant's turn."""
+        if self._template is None:
+            raise errors.NoChatTemplate
+        try:
+            return self._template.render(
+                messages=[msgspec.to_builtins(message) for message in messages],
+                add_generation_prompt=True,
+            )
+        except jinja2.TemplateError as error:
+            raise errors.InvalidRequest(
+                f"the model's chat template refuses these messages: {error}", param="messages"
+            ) from error
+
+
+_T = TypeVar("_T")
+
+
+def _read(path: Path, schema: type[_T]) -> _T:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=schema)
+    except (OSError, msgspec.DecodeError) as error:
+        raise errors.ModelLoadError(f"{path}: {error}") from error
+
+
+def _chat_template(directory: Path) -> jinja2.Template | None:
+    """The template and its special tokens. Source: transformers' chat_template_utils."""
+    path = directory / "tokenizer_config.json"
+    config = _read(path, dict[str, Any]) if path.exists() else {}
+    separate = directory / "chat_template.jinja"
+    source = separate.read_text() if separate.exists() else config.get("chat_template")
+    if isinstance(source, list):  # several named ones
+        source = next((t["template"] for t in source if t.get("name") == "default"), None)
+    if not source:
+        return None
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)  # noqa: DTZ005, the user's own clock
+    special = {
+        key: value["content"] if isinstance(value, dict) else value
+        for key, value in config.items()
+        if key.endswith("_token") and isinstance(value, str | dict)
+    }
+    try:
+        return environment.from_string(source, globals=special)
+    except jinja2.TemplateSyntaxError as error:
+        raise errors.ModelLoadError(f"the chat template in {directory}: {error}") from error
+
+
+def _to_json(value: object, indent: int | None = None) -> str:
+    """Jinja's own filter escapes HTML, which no model was trained on."""
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
