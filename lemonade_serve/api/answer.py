@@ -7,13 +7,11 @@ from collections.abc import AsyncGenerator, Coroutine
 from typing import Any, Protocol, TypeVar
 
 import msgspec
-import structlog
 from litestar import Request
 from litestar.response import Stream
 
-from lemonade_serve import errors
 from lemonade_serve.api.access import exchange_of
-from lemonade_serve.api.errors import ClientGone, Shown, show
+from lemonade_serve.api.errors import ClientGone, Shown, report, show
 from lemonade_serve.domain.completion import (
     CompletionRequest,
     CompletionService,
@@ -21,8 +19,6 @@ from lemonade_serve.domain.completion import (
     Generation,
     Token,
 )
-
-log = structlog.get_logger()
 
 _T = TypeVar("_T")
 _STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -127,13 +123,9 @@ async def _chunks(
                 piece = None
                 yield _PING
                 silent_until = loop.time() + keepalive_s
-    except errors.LemonadeError as error:
-        exchange_of(request.scope).failed = True
-        log.warning("stream_failed", code=error.code, reason=error.message)
-        yield writer.error(show(error))
     except Exception as error:
         exchange_of(request.scope).failed = True
-        log.error("stream_failed", exc_info=error)
+        report("stream_failed", error)
         yield writer.error(show(error))
     finally:
         generation.cancel()

@@ -90,11 +90,21 @@ def _invalid(error: ValidationException) -> tuple[str, str | None]:
     details = error.extra if isinstance(error.extra, list) else []
     for detail in details:
         message, param = str(detail.get("message", "")), detail.get("key")
+        if param == "data":  # Litestar's word for the body as a whole
+            param = None
         if unknown := _UNKNOWN_FIELD.search(message):
             param = ".".join(filter(None, [param, unknown["name"]]))
             return f"there is no parameter {param!r} here", param
         return (f"{param}: {message}" if param else message), param
     return error.detail, None
+
+
+def report(event: str, error: Exception) -> None:
+    """Log a failure: what is known by its words, what nobody foresaw with its traceback."""
+    if isinstance(error, errors.LemonadeError):
+        log.warning(event, code=error.code, reason=error.message)
+    else:
+        log.error(event, exc_info=error)
 
 
 def respond(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:
@@ -103,7 +113,7 @@ def respond(request: Request[Any, Any, Any], error: Exception) -> Response[dict[
     if isinstance(error, ClientGone):
         shown = shown._replace(status=499)
     elif shown.status == 500:
-        log.error("request_failed", code=shown.code, exc_info=error)
+        report("request_failed", error)
     headers = {"Retry-After": str(shown.retry_after_s)} if shown.retry_after_s else {}
     return Response(
         shown.body(request.scope["path"]),

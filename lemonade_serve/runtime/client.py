@@ -8,6 +8,8 @@ import resource
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
+import structlog
+
 from lemonade_serve import errors
 from lemonade_serve.protocol.framing import FrameError
 from lemonade_serve.protocol.messages import (
@@ -24,6 +26,8 @@ from lemonade_serve.protocol.messages import (
     Token,
 )
 from lemonade_serve.runtime.child import Child
+
+log = structlog.get_logger()
 
 
 class WorkerClient:
@@ -95,10 +99,13 @@ class WorkerClient:
             queue.put_nowait(self._loss())
 
     def _deliver(self, event: Event) -> None:
-        if queue := self._requests.get(event.request):
-            if isinstance(event, Finished | Failed):
-                del self._requests[event.request]
-            queue.put_nowait(event)
+        queue = self._requests.get(event.request)
+        if queue is None:  # cancelled while it was on its way
+            log.debug("event_discarded", request=event.request, kind=type(event).__name__)
+            return
+        if isinstance(event, Finished | Failed):
+            del self._requests[event.request]
+        queue.put_nowait(event)
 
     def _loss(self) -> errors.LemonadeError:
         return self._cause or errors.WorkerLost(f"the model's worker died: {self.exited.result()}")

@@ -13,6 +13,11 @@ from lemonade_serve.settings import Log
 
 _WORD = re.compile(r"(?<!^)(?=[A-Z])")
 
+_TRACEBACK = structlog.processors.ExceptionRenderer(
+    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+)
+"""The locals of a frame may be somebody's prompt."""
+
 
 def configure_logging(settings: Log) -> None:
     """Everything goes to standard error: our own lines and those of the libraries."""
@@ -23,9 +28,9 @@ def configure_logging(settings: Log) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     rendering: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer()]
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if people
-        else [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        else [_TRACEBACK, structlog.processors.JSONRenderer()]
     )
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

@@ -56,6 +56,7 @@ def _load(load: Load, inbox: Inbox, channel: Channel) -> tuple[Loop, Ready]:
     vocabulary = Vocabulary(directory)
     engine = GenaiEngine(
         directory,
+        context_length=vocabulary.context_length,
         threads=load.threads,
         sequence_slots=load.sequence_slots,
         idle_sequences=load.idle_sequences,

@@ -47,7 +47,7 @@ class _Running:
 
 
 class GenaiEngine:
-    """Serves the checkpoint in `directory` with `threads` intra-op threads.
+    """Serves the checkpoint in `directory`, of `context_length`, with `threads` intra-op threads.
 
     At most `sequence_slots` sequences run at once, in turn; `idle_sequences` caches of ended ones
     are kept. A prompt is read `prefill_chunk_tokens` at a time, between other sequences' tokens.
@@ -60,6 +60,7 @@ class GenaiEngine:
         self,
         directory: Path,
         *,
+        context_length: int,
         threads: int,
         sequence_slots: int,
         idle_sequences: int,
@@ -72,6 +73,7 @@ class GenaiEngine:
             self._model = og.Model(config)
         except RuntimeError as error:
             raise errors.ModelLoadError(str(error)) from error
+        self._context_length = context_length
         self._slots = sequence_slots
         self._idle_bound = idle_sequences
         self._chunk = prefill_chunk_tokens
@@ -147,7 +149,7 @@ class GenaiEngine:
         return cache
 
     def _make(self, needed: int) -> _Cache:
-        capacity = -(-needed // _CAPACITY_STEP) * _CAPACITY_STEP
+        capacity = min(-(-needed // _CAPACITY_STEP) * _CAPACITY_STEP, self._context_length)
         params = og.GeneratorParams(self._model)
         params.set_search_options(max_length=capacity, batch_size=1)
         return _Cache(generator=og.Generator(self._model, params), capacity=capacity)

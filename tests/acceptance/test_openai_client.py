@@ -1,0 +1,228 @@
+"""The real `openai` package against a real daemon and a real model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import httpx
+import openai
+import pytest
+
+from tests.daemon import MODEL, Daemon
+
+QUESTION = "In which city is the Eiffel Tower?"
+
+
+@pytest.fixture
+def client(shared_daemon: Daemon) -> Iterator[openai.OpenAI]:
+    transport = httpx.HTTPTransport(uds=str(shared_daemon.socket))
+    with httpx.Client(transport=transport) as http:
+        yield openai.OpenAI(
+            base_url="http://daemon/v1", api_key="any", http_client=http, max_retries=0
+        )
+
+
+def test_a_chat_is_answered(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": QUESTION}],
+        temperature=0,
+        max_completion_tokens=32,
+    )
+    assert "Paris" in (answer.choices[0].message.content or "")
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.model == MODEL
+    assert answer.usage is not None
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+
+
+def test_a_chat_streams_with_usage(client: openai.OpenAI) -> None:
+    chunks = list(
+        client.chat.completions.create(
+            model=MODEL,
+            messages=[
+                {"role": "system", "content": "You answer in one sentence."},
+                {"role": "user", "content": [{"type": "text", "text": QUESTION}]},
+            ],
+            temperature=0,
+            max_tokens=32,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+    )
+    assert chunks[0].choices[0].delta.role == "assistant"
+    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    assert "Paris" in text
+    assert len({chunk.id for chunk in chunks}) == 1
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "stop"
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.completion_tokens > 0
+
+
+def test_a_conversation_reuses_what_the_model_has_read(client: openai.OpenAI) -> None:
+    messages = [{"role": "user", "content": "Tell me about lemons. " * 20}]
+    first = client.chat.completions.create(model=MODEL, messages=messages, max_tokens=8)  # type: ignore[arg-type]
+    messages += [
+        {"role": "assistant", "content": first.choices[0].message.content or ""},
+        {"role": "user", "content": "And limes?"},
+    ]
+    second = client.chat.completions.create(model=MODEL, messages=messages, max_tokens=8)  # type: ignore[arg-type]
+    assert first.usage is not None
+    assert second.usage is not None
+    details = second.usage.prompt_tokens_details
+    assert details is not None
+    assert (details.cached_tokens or 0) >= first.usage.prompt_tokens - 2
+
+
+def test_the_asynchronous_client_completes(shared_daemon: Daemon) -> None:
+    async def complete() -> str:
+        transport = httpx.AsyncHTTPTransport(uds=str(shared_daemon.socket))
+        async with httpx.AsyncClient(transport=transport) as http:
+            client = openai.AsyncOpenAI(
+                base_url="http://daemon/api/v1", api_key="any", http_client=http
+            )
+            stream = await client.completions.create(
+                model=MODEL, prompt="The capital of France is", stream=True, max_tokens=8, seed=1
+            )
+            return "".join([chunk.choices[0].text async for chunk in stream])
+
+    assert asyncio.run(complete())
+
+
+def test_the_same_seed_gives_the_same_text(client: openai.OpenAI) -> None:
+    def complete(seed: int) -> str:
+        answer = client.completions.create(
+            model=MODEL, prompt="Once upon a time", max_tokens=24, seed=seed, temperature=1.5
+        )
+        return answer.choices[0].text
+
+    assert complete(7) == complete(7)
+    assert len({complete(seed) for seed in range(4)}) > 1
+
+
+def test_token_ids_are_a_prompt(client: openai.OpenAI) -> None:
+    # "The capital of France is", as SmolLM2's tokenizer writes it.
+    ids = [504, 3575, 282, 4649, 314]
+    by_ids = client.completions.create(model=MODEL, prompt=ids, temperature=0, max_tokens=8)
+    by_text = client.completions.create(
+        model=MODEL, prompt="The capital of France is", temperature=0, max_tokens=8
+    )
+    assert by_ids.choices[0].text == by_text.choices[0].text
+    assert by_ids.usage is not None
+    assert by_ids.usage.prompt_tokens == 5
+    nested = client.completions.create(model=MODEL, prompt=[ids], temperature=0, max_tokens=8)
+    assert nested.choices[0].text == by_text.choices[0].text
+
+
+def test_ignore_eos_and_min_tokens_go_on_past_the_end(client: openai.OpenAI) -> None:
+    def tokens(**extra: object) -> int:
+        answer = client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": QUESTION}],
+            temperature=0,
+            max_tokens=40,
+            extra_body=extra,
+        )
+        assert answer.usage is not None
+        return answer.usage.completion_tokens
+
+    assert tokens() < 20
+    assert tokens(ignore_eos=True) == 40
+    assert 30 <= tokens(min_tokens=30) <= 40
+
+
+def test_a_stop_string_is_not_in_the_text(client: openai.OpenAI) -> None:
+    answer = client.completions.create(
+        model=MODEL, prompt="Count: 1, 2, 3, 4,", temperature=0, max_tokens=40, stop=[" 7", "zzz"]
+    )
+    assert answer.choices[0].finish_reason == "stop"
+    assert "6" in answer.choices[0].text
+    assert "7" not in answer.choices[0].text
+
+
+def test_models_are_listed_and_found(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == [MODEL]
+    assert client.models.retrieve(MODEL).id == MODEL
+
+
+def test_errors_are_of_the_package_s_own_classes(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as not_found:
+        client.completions.create(model="no/such-model", prompt="x")
+    assert not_found.value.code == "model_not_found"
+    assert not_found.value.param == "model"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("no/such-model")
+    with pytest.raises(openai.BadRequestError) as bad:
+        client.completions.create(model=MODEL, prompt="x", temperature=3)
+    assert bad.value.param == "temperature"
+    with pytest.raises(openai.BadRequestError) as unknown:
+        client.completions.create(model=MODEL, prompt="x", extra_body={"best_offer": 1})
+    assert unknown.value.param == "best_offer"
+    with pytest.raises(openai.BadRequestError) as long:
+        client.completions.create(model=MODEL, prompt="word " * 9000)
+    assert long.value.code == "context_length_exceeded"
+    assert "8192" in long.value.message
+    with pytest.raises(openai.BadRequestError):
+        client.completions.create(model=MODEL, prompt=[10**6])
+    with pytest.raises(openai.BadRequestError):
+        client.completions.create(model=MODEL, prompt="")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"n": 2},
+        {"logprobs": 1},
+        {"store": True},
+        {"prompt": ["two", "prompts"]},
+        {"prompt": [1, "mixed"]},
+        {"stop": []},
+        {"stop": ["x"] * 17},
+        {"stop": "x" * 257},
+        {"max_tokens": 0},
+        {"top_p": 0},
+        {"top_k": 1001},
+        {"min_tokens": 5, "max_tokens": 4},
+        {"stream_options": {"include_usage": True}},
+        {"seed": "one"},
+        {"repetition_penalty": 0},
+    ],
+)
+def test_what_cannot_be_honoured_is_refused(client: openai.OpenAI, body: dict[str, object]) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.completions.create(model=MODEL, prompt="x", extra_body=body)
+    assert refused.value.type == "invalid_request_error"
+    assert refused.value.param
+
+
+def test_what_has_no_effect_here_is_accepted(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "Hi"}],
+        max_tokens=2,
+        n=1,
+        user="someone",
+        metadata={"a": "b"},
+        store=False,
+        service_tier="auto",
+        safety_identifier="s",
+        prompt_cache_key="k",
+    )
+    assert answer.choices[0].message.role == "assistant"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"type": "image_url", "image_url": {"url": "data:,"}}],
+        [{"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}],
+        None,
+    ],
+)
+def test_only_text_is_understood(client: openai.OpenAI, content: object) -> None:
+    with pytest.raises(openai.BadRequestError):
+        client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": content}],  # type: ignore[misc, list-item]
+        )

