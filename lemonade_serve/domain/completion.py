@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
-from contextlib import aclosing
 
 import msgspec
 
@@ -14,7 +14,7 @@ from lemonade_serve.domain.checkpoint import AUTO, CheckpointInfo
 from lemonade_serve.domain.device import Device
 from lemonade_serve.domain.ports import CheckpointCatalog, Clock
 from lemonade_serve.domain.residency.pool import Pool
-from lemonade_serve.domain.residency.slot import Slot
+from lemonade_serve.domain.residency.slot import Lease, Slot
 from lemonade_serve.domain.sampling import Options, resolve
 from lemonade_serve.protocol.messages import (
     ChatPrompt,
@@ -78,7 +78,10 @@ class Generation:
         self.first_text_at: float | None = None
         self.finish_reason: FinishReason | None = None
         self.task: asyncio.Task[None] | None = None
-        self._queue: asyncio.Queue[Token | Finished | errors.LemonadeError] = asyncio.Queue()
+        self.lease: Lease | None = None
+        self._loop = asyncio.get_running_loop()
+        self._unread: deque[Token | Finished | errors.LemonadeError] = deque()
+        self._reader: asyncio.Future[None] | None = None
 
     @property
     def reason(self) -> str:
@@ -94,12 +97,23 @@ class Generation:
         return self.task is None or self.task.done()
 
     async def next(self, timeout_s: float | None = None) -> Token | Finished:
-        """The next event. Raises TimeoutError, losing nothing, or the error that ended it."""
-        if self._queue.empty():
-            async with asyncio.timeout(timeout_s):
-                event = await self._queue.get()
-        else:
-            event = self._queue.get_nowait()
+        """The next event. Raises TimeoutError, losing nothing, or the error that ended it.
+
+        Written on a bare future: this runs for every token, and a Queue under a timeout costs
+        several times as much.
+        """
+        if not self._unread:
+            reader = self._reader = self._loop.create_future()
+            alarm = None if timeout_s is None else self._loop.call_later(timeout_s, _ring, reader)
+            try:
+                await reader
+            finally:
+                self._reader = None
+                if alarm:
+                    alarm.cancel()
+            if not self._unread:
+                raise TimeoutError
+        event = self._unread.popleft()
         if isinstance(event, errors.LemonadeError):
             raise event
         return event
@@ -111,7 +125,7 @@ class Generation:
     def fail(self, error: errors.LemonadeError) -> None:
         """End it with an error that its reader sees after what is already there."""
         self.cancel()
-        self._queue.put_nowait(error)
+        self._put(error)
 
     def take(self, event: Started | Token | Finished) -> None:
         """What the worker said, on its way to the reader."""
@@ -119,6 +133,8 @@ class Generation:
             case Started():
                 self.prompt_tokens = event.prompt_tokens
                 self.cached_tokens = event.cached_tokens
+                if self.lease:
+                    self.lease.running = True
                 return
             case Token():
                 self.token_times.append(event.at)
@@ -126,7 +142,12 @@ class Generation:
                     self.first_text_at = event.at
             case Finished():
                 self.finish_reason = event.reason
-        self._queue.put_nowait(event)
+        self._put(event)
+
+    def _put(self, event: Token | Finished | errors.LemonadeError) -> None:
+        self._unread.append(event)
+        if self._reader:
+            _ring(self._reader)
 
     def figures(self) -> dict[str, object]:
         """What a log line may say of it: numbers and names, never text. Times in seconds."""
@@ -144,6 +165,11 @@ class Generation:
             "time_per_output_token": per_token,
             "finish_reason": self.reason or None,
         }
+
+
+def _ring(reader: asyncio.Future[None]) -> None:
+    if not reader.done():
+        reader.set_result(None)
 
 
 class CompletionService:
@@ -234,12 +260,9 @@ class CompletionService:
         device: Device,
     ) -> None:
         try:
-            async with (
-                self._pool.acquire(info, device, streaming=request.streaming) as (worker, lease),
-                aclosing(worker.generate(request.prompt, params)) as events,
-            ):
-                async for event in events:
-                    lease.running = True
-                    generation.take(event)
+            streaming = request.streaming
+            async with self._pool.acquire(info, device, streaming=streaming) as (worker, lease):
+                generation.lease = lease
+                await worker.generate(request.prompt, params, generation.take)
         except errors.LemonadeError as error:
             generation.fail(error)

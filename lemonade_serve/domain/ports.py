@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -26,6 +26,9 @@ from lemonade_serve.protocol.messages import (
 Clock = Callable[[], float]
 """Seconds, on a clock that never goes back."""
 
+Deliver = Callable[[Started | Token | Finished], None]
+"""Takes an event at once; must not block or raise."""
+
 
 class Worker(Protocol):
     """A process that has one checkpoint loaded."""
@@ -39,13 +42,12 @@ class Worker(Protocol):
     def memory_bytes(self) -> int:
         """Its resident size; 0 when it is gone."""
 
-    def generate(
-        self, prompt: Prompt, params: ResolvedParams
-    ) -> AsyncGenerator[Started | Token | Finished]:
-        """One request: `Started`, then `Token` upon `Token`, then `Finished`.
+    async def generate(self, prompt: Prompt, params: ResolvedParams, deliver: Deliver) -> None:
+        """One request, until it is finished. Its events are handed to `deliver` as they come:
+        `Started`, then `Token` upon `Token`, then `Finished`.
 
-        Closing the generator cancels the request; closing never waits. Raises what the worker
-        said was wrong with the request, GenerationFailed, or WorkerLost if the process dies.
+        Cancelled, it cancels the request and does not wait for that. Raises what the worker said
+        was wrong with the request, GenerationFailed, or WorkerLost if the process dies.
         """
 
     async def stop(self, cause: errors.LemonadeError) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import struct
 from typing import Generic, TypeVar
@@ -31,7 +30,7 @@ def encode(message: Command | Report) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
-def _body_length(header: bytes) -> int:
+def _body_length(header: bytes | bytearray) -> int:
     length: int = _LENGTH.unpack(header)[0]
     if length > MAX_FRAME_BYTES:
         raise FrameError(f"a frame of {length} bytes is over the bound of {MAX_FRAME_BYTES}")
@@ -42,7 +41,7 @@ class _Decoder(Generic[_M]):
     def __init__(self, types: object) -> None:
         self._decoder: msgspec.msgpack.Decoder[_M] = msgspec.msgpack.Decoder(types)
 
-    def __call__(self, body: bytes) -> _M:
+    def __call__(self, body: bytes | bytearray) -> _M:
         try:
             return self._decoder.decode(body)
         except msgspec.DecodeError as error:
@@ -53,13 +52,25 @@ _command: _Decoder[Command] = _Decoder(Command)
 _report: _Decoder[Report] = _Decoder(Report)
 
 
-async def read_report(stream: asyncio.StreamReader) -> Report | None:
-    """The daemon's side: the next frame of a child, or None at end of file."""
-    try:
-        length = _body_length(await stream.readexactly(_LENGTH.size))
-        return _report(await stream.readexactly(length))
-    except (asyncio.IncompleteReadError, ConnectionError):
-        return None
+class ReportParser:
+    """The daemon's side: cuts what a child sent into frames, however the bytes come."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[Report]:
+        """The frames that are complete by now. Raises FrameError for nonsense."""
+        self._buffer += data
+        reports, at = [], 0
+        while len(self._buffer) >= at + _LENGTH.size:
+            begin = at + _LENGTH.size
+            end = begin + _body_length(self._buffer[at:begin])
+            if len(self._buffer) < end:
+                break
+            reports.append(_report(self._buffer[begin:end]))
+            at = end
+        del self._buffer[:at]
+        return reports
 
 
 class Channel:

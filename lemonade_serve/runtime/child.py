@@ -5,36 +5,46 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from signal import Signals
 
 from lemonade_serve.protocol import framing
 from lemonade_serve.protocol.messages import PROTOCOL_VERSION, Command, Hello, Report
 
+Listener = Callable[[Report | None], None]
+"""Takes the child's frames as they come; None is the end of file."""
+
 
 class ChildError(Exception):
     """The child did not come up, or did not speak as it should."""
 
 
-class Child:
-    """`python -m module FD`, speaking frames. End of file tells either side that the other died."""
+class Child(asyncio.Protocol):
+    """`python -m module FD`, speaking frames. End of file tells either side that the other died.
 
-    def __init__(
-        self,
-        process: asyncio.subprocess.Process,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-    ) -> None:
-        self._process = process
-        self._reader = reader
-        self._writer = writer
+    Frames wait for `receive` until somebody listens; a listener gets them in the very turn of the
+    event loop in which they arrive. A child that talks nonsense is hung up on.
+    """
+
+    def __init__(self) -> None:
+        self._process: asyncio.subprocess.Process
+        self._transport: asyncio.Transport
+        self._parser = framing.ReportParser()
+        self._unheard: asyncio.Queue[Report | None] = asyncio.Queue()
+        self._listener: Listener = self._unheard.put_nowait
+        self._fault: framing.FrameError | None = None
 
     @classmethod
     async def start(cls, module: str, *, handshake_timeout_s: float) -> Child:
         """Start it and wait for its Hello. Raises ChildError; leaves no process then."""
+        child = cls()
         ours, theirs = socket.socketpair()
         with theirs:
-            process = await asyncio.create_subprocess_exec(
+            child._transport, _ = await asyncio.get_running_loop().create_connection(
+                lambda: child, sock=ours
+            )
+            child._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
                 module,
@@ -43,7 +53,6 @@ class Child:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=sys.stderr.fileno(),  # standard output is for what the user asked for
             )
-        child = cls(process, *await asyncio.open_connection(sock=ours))
         try:
             async with asyncio.timeout(handshake_timeout_s):
                 await child._shake_hands()
@@ -55,14 +64,16 @@ class Child:
             raise
         return child
 
-    async def _shake_hands(self) -> None:
-        hello = await self.receive()
-        if hello is None:
-            raise ChildError(f"the process ended at start: {await self.reap()}")
-        if not isinstance(hello, Hello) or hello.version != PROTOCOL_VERSION:
-            raise ChildError(
-                "the installed package is not the one this daemon runs: restart the daemon"
-            )
+    def data_received(self, data: bytes) -> None:
+        try:
+            for report in self._parser.feed(data):
+                self._listener(report)
+        except framing.FrameError as error:
+            self._fault = error
+            self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._listener(None)
 
     @property
     def pid(self) -> int:
@@ -70,18 +81,25 @@ class Child:
 
     def send(self, command: Command) -> None:
         """Hand a frame to the event loop; to a child that is gone it goes nowhere."""
-        if not self._writer.is_closing():
-            self._writer.write(framing.encode(command))
+        if not self._transport.is_closing():
+            self._transport.write(framing.encode(command))
 
     async def receive(self) -> Report | None:
-        """The next frame, or None when the child is gone. Raises FrameError for nonsense."""
-        return await framing.read_report(self._reader)
+        """The next frame, or None when the child is gone."""
+        return await self._unheard.get()
+
+    def listen(self, listener: Listener) -> None:
+        """From now on, frames go to `listener`; those that nobody has received yet come first."""
+        while not self._unheard.empty():
+            listener(self._unheard.get_nowait())
+        self._listener = listener
 
     async def reap(self) -> str:
         """Wait for the process to end; says how it did."""
         code = await self._process.wait()
-        self._writer.close()
-        return f"killed by {Signals(-code).name}" if code < 0 else f"exit code {code}"
+        self._transport.close()
+        how = f"killed by {Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return f"{self._fault}; {how}" if self._fault else how
 
     async def kill(self) -> str:
         """SIGKILL, and reap, whatever happens to the caller meanwhile."""
@@ -91,9 +109,18 @@ class Child:
 
     async def stop(self, timeout_s: float) -> str:
         """Close the socket, which ends an obedient child; kill it after `timeout_s`."""
-        self._writer.close()
+        self._transport.close()
         try:
             async with asyncio.timeout(timeout_s):
                 return await self.reap()
         except TimeoutError:
             return await self.kill()
+
+    async def _shake_hands(self) -> None:
+        hello = await self.receive()
+        if hello is None:
+            raise ChildError(f"the process ended at start: {await self.reap()}")
+        if not isinstance(hello, Hello) or hello.version != PROTOCOL_VERSION:
+            raise ChildError(
+                "the installed package is not the one this daemon runs: restart the daemon"
+            )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import resource
-from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import NamedTuple
 
 import structlog
 
 from lemonade_serve import errors
-from lemonade_serve.protocol.framing import FrameError
+from lemonade_serve.domain.ports import Deliver
 from lemonade_serve.protocol.messages import (
     Cancel,
     Event,
@@ -21,13 +21,17 @@ from lemonade_serve.protocol.messages import (
     Generate,
     Prompt,
     Ready,
+    Report,
     ResolvedParams,
-    Started,
-    Token,
 )
 from lemonade_serve.runtime.child import Child
 
 log = structlog.get_logger()
+
+
+class _Request(NamedTuple):
+    deliver: Deliver
+    ended: asyncio.Future[None]
 
 
 class WorkerClient:
@@ -41,12 +45,15 @@ class WorkerClient:
         self._child = child
         self._stop_timeout_s = stop_timeout_s
         self._ids = itertools.count(1)
-        self._requests: dict[int, asyncio.Queue[Event | errors.LemonadeError]] = {}
+        self._requests: dict[int, _Request] = {}
         self._cause: errors.LemonadeError | None = None
+        self._loop = asyncio.get_running_loop()
         self.pid = child.pid
         self.ready = ready
-        self.exited: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._reading = asyncio.create_task(self._read(), name=f"worker-{child.pid}")
+        self.exited: asyncio.Future[str] = self._loop.create_future()
+        self._silent = asyncio.Event()
+        self._watching = asyncio.create_task(self._watch(), name=f"worker-{child.pid}")
+        child.listen(self._hear)
 
     @property
     def memory_bytes(self) -> int:
@@ -56,56 +63,54 @@ class WorkerClient:
             return 0
         return resident_pages * resource.getpagesize()
 
-    async def generate(
-        self, prompt: Prompt, params: ResolvedParams
-    ) -> AsyncGenerator[Started | Token | Finished]:
+    async def generate(self, prompt: Prompt, params: ResolvedParams, deliver: Deliver) -> None:
         if self.exited.done():
             raise self._loss()
-        request = next(self._ids)
-        queue = self._requests[request] = asyncio.Queue()
-        self._child.send(Generate(request, prompt, params))
+        number, ended = next(self._ids), self._loop.create_future()
+        self._requests[number] = _Request(deliver, ended)
+        self._child.send(Generate(number, prompt, params))
         try:
-            while True:
-                event = await queue.get()
-                if isinstance(event, errors.LemonadeError):
-                    raise event
-                if isinstance(event, Failed):
-                    raise errors.from_code(event.code, event.message, event.param)
-                yield event
-                if isinstance(event, Finished):
-                    return
+            await ended
         finally:
             # Still known: nobody has heard its end, so the worker must not go on with it.
-            if self._requests.pop(request, None) is not None:
-                self._child.send(Cancel(request))
+            if self._requests.pop(number, None):
+                self._child.send(Cancel(number))
 
     async def stop(self, cause: errors.LemonadeError) -> None:
         self._cause = cause
         await self._child.stop(self._stop_timeout_s)
-        await asyncio.shield(self._reading)
+        await asyncio.shield(self._watching)
 
-    async def _read(self) -> None:
-        try:
-            while (report := await self._child.receive()) is not None:
-                if not isinstance(report, Events):
-                    raise FrameError(f"a loaded worker sent {type(report).__name__}")
-                for event in report.events:
-                    self._deliver(event)
-            how = await self._child.stop(self._stop_timeout_s)
-        except FrameError as error:
-            how = f"{error}; {await self._child.kill()}"
-        self.exited.set_result(how)
-        for queue in self._requests.values():
-            queue.put_nowait(self._loss())
+    def _hear(self, report: Report | None) -> None:
+        match report:
+            case Events(events):
+                for event in events:
+                    self._pass_on(event)
+            case None:
+                self._silent.set()
+            case _:
+                log.error("frame_unexpected", kind=type(report).__name__, pid=self.pid)
 
-    def _deliver(self, event: Event) -> None:
-        queue = self._requests.get(event.request)
-        if queue is None:  # cancelled while it was on its way
+    def _pass_on(self, event: Event) -> None:
+        request = self._requests.get(event.request)
+        if request is None:  # cancelled while it was on its way
             log.debug("event_discarded", request=event.request, kind=type(event).__name__)
             return
-        if isinstance(event, Finished | Failed):
+        if isinstance(event, Failed):
             del self._requests[event.request]
-        queue.put_nowait(event)
+            request.ended.set_exception(errors.from_code(event.code, event.message, event.param))
+            return
+        request.deliver(event)
+        if isinstance(event, Finished):
+            del self._requests[event.request]
+            request.ended.set_result(None)
+
+    async def _watch(self) -> None:
+        await self._silent.wait()
+        self.exited.set_result(await self._child.stop(self._stop_timeout_s))
+        for request in self._requests.values():
+            request.ended.set_exception(self._loss())
+        self._requests.clear()
 
     def _loss(self) -> errors.LemonadeError:
         return self._cause or errors.WorkerLost(f"the model's worker died: {self.exited.result()}")
