@@ -12,13 +12,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lemonade_serve.app import create_catalog, create_job_runner
 from lemonade_serve.cli import options
-from lemonade_serve.domain.imports import default_name, import_gguf
+from lemonade_serve.domain.imports import import_gguf
 from lemonade_serve.settings import Settings, load_settings
 
 
 @click.command("import")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--name", help="What to call the model.  [default: the file's name]")
+@click.option("--name", help="What to call the model.  [default: the file's own name]")
 @click.option(
     "--dtype",
     default="auto",
@@ -42,15 +42,16 @@ def import_(
     It appears all at once when it is complete; one of the same name and dtype is replaced.
     """
     settings = load_settings(file=config, flags={"cache_dir": cache_dir})
-    name = name or default_name(file)
     path = asyncio.run(import_with_progress(settings, file.absolute(), name, dtype))
     if as_json:
-        click.echo(json.dumps({"model": name, "dtype": path.name, "path": str(path)}))
+        click.echo(json.dumps({"dtype": path.name, "path": str(path)}))
     else:
-        click.echo(f"{name} is imported in {path.name}: {path}")
+        click.echo(f"Imported in {path.name}: {path}")
 
 
-async def import_with_progress(settings: Settings, file: Path, name: str, dtype: str) -> Path:
+async def import_with_progress(
+    settings: Settings, file: Path, name: str | None, dtype: str
+) -> Path:
     """Import, with a progress bar on standard error; returns the checkpoint's directory."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:

@@ -80,7 +80,7 @@ class Observer(Protocol):
 class CheckpointShelf(Protocol):
     """Where a new checkpoint is made, and then put."""
 
-    def staging(self, name: str) -> AbstractContextManager[Path]:
+    def staging(self) -> AbstractContextManager[Path]:
         """An empty directory, gone with all that is in it unless `publish` takes it."""
 
     def publish(self, staged: Path, name: str, dtype: str) -> Path:

@@ -105,13 +105,12 @@ class DiskCatalog:
         return known[1]
 
     @contextmanager
-    def staging(self, name: str) -> Iterator[Path]:
+    def staging(self) -> Iterator[Path]:
         """An empty directory to make a checkpoint in, which `publish` takes; gone in the end.
 
         It is locked while it is in use, so that the next one to come removes what a killed
         process left behind, and nothing else.
         """
-        check_name(name)
         self._root.mkdir(parents=True, exist_ok=True)
         with ExitStack() as held:
             with _locked(self._root, wait=True):  # nobody sweeps between making and locking
@@ -123,7 +122,7 @@ class DiskCatalog:
 
     def publish(self, staged: Path, name: str, dtype: str) -> Path:
         """Give a finished directory its place, by rename; one that was there before gives way."""
-        target = self._root / name / dtype
+        target = self._root / check_name(name) / dtype
         target.parent.mkdir(parents=True, exist_ok=True)
         staged.chmod(0o755)
         with suppress(FileNotFoundError):

@@ -51,7 +51,7 @@ def main() -> None:
         channel.send(JobFailed(errors.JobFailed.code, str(error)))
     else:
         finished.set()  # from here on the directory is theirs
-        channel.send(JobDone(report.dtype))
+        channel.send(JobDone(report.name, report.dtype))
 
 
 def _watch(channel: Channel, into: Path, finished: threading.Event) -> None:

@@ -156,8 +156,9 @@ class Progress(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class JobDone(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """The directory is complete; `dtype` is what its matrices really are."""
+    """The directory is complete. `dtype` is what its matrices really are, `name` a suggestion."""
 
+    name: str
     dtype: str
 
 

@@ -1,0 +1,1 @@
+"""Jobs that make ONNX checkpoints out of other files."""
