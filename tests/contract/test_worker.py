@@ -1,0 +1,181 @@
+"""What every `Launcher` and its `Worker`s keep to, the fakes and the processes alike."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from lemonade_serve import errors
+from lemonade_serve.domain.checkpoint import CheckpointInfo
+from lemonade_serve.domain.device import Device
+from lemonade_serve.domain.ports import Launcher, Worker
+from lemonade_serve.hub.catalog import DiskCatalog
+from lemonade_serve.protocol.messages import (
+    Finished,
+    FinishReason,
+    ResolvedParams,
+    Started,
+    TextPrompt,
+    Token,
+    TokensPrompt,
+)
+from lemonade_serve.runtime.launcher import ProcessLauncher
+from lemonade_serve.settings import Worker as WorkerSettings
+from tests.daemon import MODEL
+from tests.fakes import FakeLauncher, FakeWorker, asynchronous, checkpoint
+
+Event = Started | Token | Finished
+PROMPT = TextPrompt("Once upon a time")
+FOREVER = 1500
+
+
+class House(NamedTuple):
+    """A launcher, something to launch, and how a worker of it is killed."""
+
+    launcher: Launcher
+    info: CheckpointInfo
+    kill: Callable[[Worker], None]
+
+    async def launch(self) -> Worker:
+        return await self.launcher.launch(self.info, Device.CPU)
+
+
+def kill_fake(worker: Worker) -> None:
+    assert isinstance(worker, FakeWorker)
+    worker.die("killed by SIGKILL")
+
+
+def kill_process(worker: Worker) -> None:
+    os.kill(worker.pid, signal.SIGKILL)
+
+
+@pytest.fixture(params=["fake", "process"])
+def house(request: pytest.FixtureRequest) -> Callable[[], House]:
+    """Builds the house on the loop of the test."""
+    if request.param == "fake":
+        return lambda: House(FakeLauncher(), checkpoint("small"), kill_fake)
+    cache: Path = request.getfixturevalue("cache_dir")
+    info = DiskCatalog(cache).find(MODEL, "auto")
+    launcher = ProcessLauncher(WorkerSettings(threads=1))
+    return lambda: House(launcher, info, kill_process)
+
+
+def params(max_length: int) -> ResolvedParams:
+    return ResolvedParams(temperature=0.0, max_length=max_length, ignore_eos=True)
+
+
+async def begun(
+    worker: Worker, heard: list[Event], max_length: int = FOREVER
+) -> asyncio.Task[None]:
+    """A request that has said something."""
+    spoke = asyncio.Event()
+
+    def deliver(event: Event) -> None:
+        heard.append(event)
+        if isinstance(event, Token):
+            spoke.set()
+
+    async def generate() -> None:
+        await worker.generate(PROMPT, params(max_length), deliver)
+
+    task = asyncio.create_task(generate())
+    await spoke.wait()
+    return task
+
+
+async def asked(worker: Worker, max_length: int = 3) -> list[Event]:
+    heard: list[Event] = []
+    await worker.generate(PROMPT, params(max_length), heard.append)
+    return heard
+
+
+async def lost(work: Awaitable[object]) -> errors.LemonadeError:
+    with pytest.raises(errors.LemonadeError) as raised:
+        await work
+    return raised.value
+
+
+@asynchronous
+async def test_a_request_is_started_spoken_and_finished(house: Callable[[], House]) -> None:
+    worker = await house().launch()
+    events = await asked(worker)
+    assert [type(event) for event in events] == [Started, Token, Token, Token, Finished]
+    started, finished = events[0], events[-1]
+    assert isinstance(started, Started)
+    assert 0 <= started.cached_tokens < started.prompt_tokens
+    assert isinstance(finished, Finished)
+    assert finished.reason is FinishReason.LENGTH
+    times = [event.at for event in events if isinstance(event, Started | Token)]
+    assert times == sorted(times)
+    assert worker.ready.context_length > 0
+    assert worker.memory_bytes > 0
+    await worker.stop(errors.Draining())
+
+
+@asynchronous
+async def test_a_request_given_up_hurts_no_other(house: Callable[[], House]) -> None:
+    worker = await house().launch()
+    heard: list[Event] = []
+    leaving = await begun(worker, heard)
+    staying = asyncio.create_task(asked(worker, 8))
+    leaving.cancel()
+    await asyncio.wait({leaving})
+    assert leaving.cancelled()
+    count = len(heard)
+    assert len(await staying) == 10
+    assert len(heard) == count
+    await worker.stop(errors.Draining())
+
+
+@asynchronous
+async def test_a_request_that_cannot_be_is_refused_and_hurts_no_other(
+    house: Callable[[], House],
+) -> None:
+    worker = await house().launch()
+    with pytest.raises(errors.InvalidRequest) as raised:
+        await worker.generate(TokensPrompt((-1,)), params(3), lambda _: None)
+    assert raised.value.param == "prompt"
+    assert len(await asked(worker)) == 5
+    await worker.stop(errors.Draining())
+
+
+@asynchronous
+async def test_a_worker_that_dies_loses_its_requests_and_takes_no_more(
+    house: Callable[[], House],
+) -> None:
+    open_house = house()
+    worker = await open_house.launch()
+    asking = await begun(worker, [])
+    order: list[str] = []
+    worker.exited.add_done_callback(lambda _: order.append("exited"))
+    asking.add_done_callback(lambda _: order.append("lost"))
+    open_house.kill(worker)
+    assert isinstance(await lost(asking), errors.WorkerLost)
+    assert "killed by SIGKILL" in await worker.exited
+    assert order == ["exited", "lost"]
+    assert isinstance(await lost(asked(worker)), errors.WorkerLost)
+    assert worker.memory_bytes == 0
+
+
+@asynchronous
+async def test_stopping_ends_requests_with_the_cause_and_the_worker_with_them(
+    house: Callable[[], House],
+) -> None:
+    worker = await house().launch()
+    asking = await begun(worker, [])
+    await worker.stop(errors.Unavailable("it was unloaded"))
+    assert worker.exited.done()
+    assert (await lost(asking)).message == "it was unloaded"
+    await worker.stop(errors.Draining())  # once more is nothing
+
+
+@asynchronous
+async def test_what_cannot_be_loaded_is_an_error(house: Callable[[], House]) -> None:
+    with pytest.raises(errors.ModelLoadError):
+        await house().launcher.launch(checkpoint("broken", path=Path("/")), Device.CPU)

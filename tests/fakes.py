@@ -1,0 +1,354 @@
+"""The ports and the engine, scripted: as real as their contracts (`tests/contract`) make them."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import numpy as np
+
+from lemonade_serve import errors
+from lemonade_serve.domain.checkpoint import CheckpointInfo, choose_dtype
+from lemonade_serve.domain.completion import Generation
+from lemonade_serve.domain.device import Device
+from lemonade_serve.domain.events import Event
+from lemonade_serve.domain.ports import Deliver
+from lemonade_serve.protocol.messages import (
+    Finished,
+    FinishReason,
+    ImportGguf,
+    JobDone,
+    Prompt,
+    Ready,
+    ResolvedParams,
+    Started,
+    TextPrompt,
+    Token,
+    TokensPrompt,
+)
+from lemonade_serve.worker.engines.base import Admitted, Broken, Sampled, Step
+from lemonade_serve.worker.engines.base import Sequence as EngineSequence
+
+DEADLINE_S = 10.0
+"""Nothing here takes a second; what takes this long hangs."""
+
+_P = ParamSpec("_P")
+
+
+def asynchronous(test: Callable[_P, Coroutine[Any, Any, None]]) -> Callable[_P, None]:
+    """Runs a coroutine as a test, on a loop of its own."""
+
+    @functools.wraps(test)
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        async def in_time() -> None:
+            async with asyncio.timeout(DEADLINE_S):
+                await test(*args, **kwargs)
+
+        asyncio.run(in_time())
+
+    return run
+
+
+async def until(what: Callable[[], object]) -> None:
+    """Lets everyone else go on until something is so."""
+    while not what():  # noqa: ASYNC110, what is waited for has no event
+        await asyncio.sleep(0)
+
+
+class FakeEngine:
+    """An `Engine` that batches: each step admits whoever fits, or gives everyone one token.
+
+    `script` says what follows the prompt and the tokens so far; what it raises breaks the sequence.
+    """
+
+    name = "fake"
+
+    def __init__(
+        self,
+        script: Callable[[list[int]], int],
+        *,
+        vocabulary: int = 512,
+        sequence_slots: int = 2,
+        cached_tokens: int = 0,
+    ) -> None:
+        self._script = script
+        self._vocabulary = vocabulary
+        self._slots = sequence_slots
+        self._cached_tokens = cached_tokens
+        self._waiting: deque[EngineSequence] = deque()
+        self._running: dict[int, tuple[EngineSequence, list[int]]] = {}
+        self.steps = 0
+        self.released: list[int] = []
+
+    @property
+    def idle(self) -> bool:
+        return not self._waiting and not self._running
+
+    def submit(self, sequence: EngineSequence) -> None:
+        self._waiting.append(sequence)
+
+    def release(self, id: int) -> None:
+        self.released.append(id)
+        self._waiting = deque(s for s in self._waiting if s.id != id)
+        self._running.pop(id, None)
+
+    def step(self) -> list[Step]:
+        self.steps += 1
+        if self._waiting and len(self._running) < self._slots:
+            return self._admit()
+        return [self._advance(*running) for running in list(self._running.values())]
+
+    def _admit(self) -> list[Step]:
+        admitted: list[Step] = []
+        while self._waiting and len(self._running) < self._slots:
+            sequence = self._waiting.popleft()
+            self._running[sequence.id] = (sequence, list(sequence.prompt))
+            admitted.append(Admitted(sequence.id, self._cached_tokens))
+        return admitted
+
+    def _advance(self, sequence: EngineSequence, tokens: list[int]) -> Step:
+        logits = np.zeros(self._vocabulary, dtype=np.float32)
+        try:
+            logits[self._script(tokens)] = 100.0
+            token = sequence.sampler.sample(logits)
+        except (RuntimeError, errors.GenerationFailed) as error:
+            del self._running[sequence.id]
+            return Broken(sequence.id, str(error))
+        tokens.append(token)
+        return Sampled(sequence.id, token)
+
+
+class FakeClock:
+    """Every look at it is a second later."""
+
+    def __init__(self) -> None:
+        self._seconds = itertools.count(1000)
+
+    def __call__(self) -> float:
+        return float(next(self._seconds))
+
+
+class RecordingObserver:
+    """Keeps every event, and lets a test wait for one."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self._news = asyncio.Event()
+
+    def observe(self, event: Event) -> None:
+        self.events.append(event)
+        self._news.set()
+
+    @property
+    def names(self) -> list[str]:
+        return [type(event).__name__ for event in self.events]
+
+    async def saw(self, kind: type[Event]) -> Event:
+        """The first event of a kind."""
+        while True:
+            self._news.clear()
+            for event in self.events:
+                if isinstance(event, kind):
+                    return event
+            await self._news.wait()
+
+
+class FakeWorker:
+    """A `Worker` that says `words` over and over; `hush` makes it wait until `speak`."""
+
+    def __init__(self, info: CheckpointInfo, *, pid: int, words: Sequence[str]) -> None:
+        self.pid = pid
+        self.info = info
+        self.ready = Ready("fake", info.context_length, has_chat_template=True, load_s=0.5)
+        self.exited: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.memory_bytes = 1 << 20
+        self.prompts: list[Prompt] = []
+        self.params: list[ResolvedParams] = []
+        self.closed = 0
+        """Requests that ended, however."""
+        self.started = asyncio.Event()
+        self._words = words
+        self._cause: errors.LemonadeError | None = None
+        self._may_speak = asyncio.Event()
+        self._may_speak.set()
+        self._broken: tuple[Exception, int] | None = None
+
+    def hush(self) -> None:
+        self._may_speak.clear()
+
+    def speak(self) -> None:
+        self._may_speak.set()
+
+    def break_with(self, error: Exception, *, after: int = 0) -> None:
+        """Every request fails with this, after so many tokens."""
+        self._broken = (error, after)
+
+    def die(self, reason: str = "killed by SIGKILL") -> None:
+        if not self.exited.done():
+            self.memory_bytes = 0
+            self.exited.set_result(reason)
+            self.speak()
+
+    async def generate(self, prompt: Prompt, params: ResolvedParams, deliver: Deliver) -> None:
+        if self.exited.done():
+            raise self._loss()
+        self.prompts.append(prompt)
+        self.params.append(params)
+        prompt_tokens = _length(prompt)
+        try:
+            deliver(Started(1, prompt_tokens, 0, _now()))
+            self.started.set()
+            for n in range(params.max_length):
+                await self._turn(n)
+                deliver(Token(1, self._words[n % len(self._words)], _now()))
+            deliver(Finished(1, "", FinishReason.LENGTH))
+        finally:
+            self.closed += 1
+
+    async def stop(self, cause: errors.LemonadeError) -> None:
+        self._cause = self._cause or cause
+        self.die("exit code 0")
+
+    async def _turn(self, said: int) -> None:
+        await self._may_speak.wait()
+        await asyncio.sleep(0)
+        if self.exited.done():
+            raise self._loss()
+        if self._broken and said >= self._broken[1]:
+            raise self._broken[0]
+
+    def _loss(self) -> errors.LemonadeError:
+        return self._cause or errors.WorkerLost(f"the model's worker died: {self.exited.result()}")
+
+
+class FakeLauncher:
+    """A `Launcher`: `hold` keeps loads from finishing until `go`; `failure` makes them fail."""
+
+    def __init__(self, *words: str) -> None:
+        self._words = words or ("so", " it", " goes")
+        self.launches: list[tuple[CheckpointInfo, Device]] = []
+        self.workers: list[FakeWorker] = []
+        self.failure: Exception | None = None
+        self.cancelled = 0
+        self.launching = asyncio.Event()
+        """Set when a load has begun."""
+        self._may_finish = asyncio.Event()
+        self._may_finish.set()
+
+    @property
+    def alive(self) -> list[FakeWorker]:
+        return [worker for worker in self.workers if not worker.exited.done()]
+
+    def hold(self) -> None:
+        self._may_finish.clear()
+
+    def go(self) -> None:
+        self._may_finish.set()
+
+    async def launch(self, info: CheckpointInfo, device: Device) -> FakeWorker:
+        self.launches.append((info, device))
+        self.launching.set()
+        try:
+            await self._may_finish.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        if self.failure:
+            raise self.failure
+        if not info.path.name:
+            raise errors.ModelLoadError(f"{info.name}: there is nothing to load")
+        worker = FakeWorker(info, pid=4000 + len(self.workers), words=self._words)
+        self.workers.append(worker)
+        return worker
+
+
+class FakeCatalog:
+    """A `CheckpointCatalog` of what it is given."""
+
+    def __init__(self, *infos: CheckpointInfo) -> None:
+        self._infos = infos
+
+    def find(self, name: str, dtype: str, cache_dir: str | None) -> CheckpointInfo:
+        self._check(cache_dir)
+        found = [info for info in self._infos if info.name == name]
+        if not found:
+            raise errors.ModelNotFound(f"there is no model {name!r}", param="model")
+        return choose_dtype(dtype, found)
+
+    def list(self, cache_dir: str | None) -> Sequence[CheckpointInfo]:
+        self._check(cache_dir)
+        return sorted(self._infos, key=lambda info: info.name)
+
+    def _check(self, cache_dir: str | None) -> None:
+        if cache_dir is not None:
+            raise errors.NotAllowed("no other directory is allowed", param="cache_dir")
+
+
+class FakeJobRunner:
+    """A `JobRunner` that writes one file, says so, and then does as told."""
+
+    def __init__(
+        self,
+        *,
+        name: str = "suggested",
+        dtype: str = "int4",
+        failure: BaseException | None = None,
+    ) -> None:
+        self._name = name
+        self._dtype = dtype
+        self._failure = failure
+        self.jobs: list[ImportGguf] = []
+
+    async def run(self, job: ImportGguf, progress: Callable[[str, float], None]) -> JobDone:
+        self.jobs.append(job)
+        _write(Path(job.into))
+        progress("writing", 0.5)
+        if self._failure:
+            raise self._failure
+        return JobDone(self._name, self._dtype)
+
+
+def checkpoint(name: str = "small", dtype: str = "int4", **fields: Any) -> CheckpointInfo:
+    """Some checkpoint; only what a test is about need be said."""
+    known = {
+        "path": Path("/cache", name, dtype),
+        "architecture": "llama",
+        "context_length": 128,
+        "bytes": 1000,
+        "modified_s": 1_700_000_000,
+    }
+    return CheckpointInfo(name=name, dtype=dtype, **{**known, **fields})
+
+
+def new_generation(*, arrived: float = 0.0) -> Generation:
+    """One that nobody reads: what a dialect or a log line makes of it is all that counts."""
+
+    async def make() -> Generation:
+        return Generation(checkpoint(), Device.CPU, arrived)
+
+    return asyncio.run(make())
+
+
+def _length(prompt: Prompt) -> int:
+    match prompt:
+        case TokensPrompt(tokens):
+            if any(token < 0 for token in tokens):
+                raise errors.InvalidRequest("token ids are not negative", param="prompt")
+            return len(tokens)
+        case TextPrompt(text):
+            return len(text.split())
+        case _:
+            return sum(len(message.content.split()) for message in prompt.messages)
+
+
+def _write(directory: Path) -> None:
+    (directory / "genai_config.json").write_text("{}")
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,55 @@
+"""The whole application in this process: real routes, real catalogue, fake workers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from litestar.exceptions import LitestarDeprecationWarning
+
+from lemonade_serve.app import Application, create_app
+from lemonade_serve.settings import Settings
+from tests.fakes import FakeLauncher
+from tests.unit.hub.graphs import put
+
+
+class House:
+    """The application, its launcher, and a client of it."""
+
+    def __init__(
+        self, application: Application, launcher: FakeLauncher, client: httpx.AsyncClient
+    ) -> None:
+        self.application = application
+        self.launcher = launcher
+        self.client = client
+
+
+Open = Callable[..., AbstractAsyncContextManager[House]]
+
+
+@pytest.fixture
+def open_house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
+    """Opens a house with the checkpoints `small` and `org/large` in it."""
+    monkeypatch.setattr("lemonade_serve.app.configure_logging", lambda _: None)
+    put(tmp_path / "small" / "int4")
+    put(tmp_path / "org" / "large" / "fp32", "fp32")
+
+    @asynccontextmanager
+    async def house(**settings: Any) -> AsyncGenerator[House]:
+        launcher = FakeLauncher("so", " it", " goes")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", LitestarDeprecationWarning)
+            application = create_app(
+                Settings(cache_dir=str(tmp_path), **settings), launcher=launcher
+            )
+        transport = httpx.ASGITransport(application.asgi)  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=transport, base_url="http://house") as client:
+            yield House(application, launcher, client)
+        await application.service.unload(force=True)
+
+    return house

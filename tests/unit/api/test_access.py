@@ -1,0 +1,269 @@
+"""What every request passes first and last, as plain ASGI."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from typing import Any
+
+import pytest
+import structlog
+
+from lemonade_serve.api.access import Access, Exchange, exchange_of
+from lemonade_serve.domain.completion import Finished, FinishReason, Generation
+from tests.fakes import FakeClock, asynchronous, new_generation
+
+Message = MutableMapping[str, Any]
+Act = Callable[[Any], Awaitable[int]]
+
+
+class Caller:
+    """Calls an application of one's own through `Access`, and keeps what came back."""
+
+    def __init__(self, act: Act | None = None) -> None:
+        self._act = act or _ok
+        self.access = Access(self._app, clock=FakeClock())
+        self.exchanges: list[Exchange] = []
+
+    async def _app(self, scope: Any, receive: Any, send: Any) -> None:
+        self.exchanges.append(exchange_of(scope))
+        status = await self._act(scope)
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def call(self, path: str = "/v1/models", **headers: str) -> Answer:
+        sent: list[Message] = []
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": path,
+            "headers": [
+                (name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()
+            ],
+        }
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        await self.access(scope, _nothing, send)  # type: ignore[arg-type]
+        return Answer(sent)
+
+
+class Answer:
+    def __init__(self, sent: list[Message]) -> None:
+        self.status = sent[0]["status"]
+        self.headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+        self.body = b"".join(message.get("body", b"") for message in sent[1:])
+
+
+async def _ok(_: Any) -> int:
+    return 200
+
+
+async def _nothing() -> Message:
+    return {"type": "http.disconnect"}
+
+
+@pytest.fixture
+def lines() -> Iterator[list[MutableMapping[str, Any]]]:
+    with structlog.testing.capture_logs(
+        processors=[structlog.contextvars.merge_contextvars]
+    ) as captured:
+        yield captured
+
+
+@pytest.mark.parametrize("given", ["mine-1", "a/b:c=d+e.f_g", "x" * 128])
+def test_a_callers_request_id_comes_back(given: str) -> None:
+    answer = asyncio.run(Caller().call(x_request_id=given))
+    assert answer.headers["x-request-id"] == given
+
+
+@pytest.mark.parametrize("given", ["", "two words", "x" * 129, "line\nbreak", "é", "<script>"])
+def test_a_request_id_that_could_do_harm_is_replaced(given: str) -> None:
+    answer = asyncio.run(Caller().call(x_request_id=given))
+    assert answer.headers["x-request-id"].startswith("req-")
+
+
+@asynchronous
+async def test_a_request_without_an_id_gets_one_of_its_own() -> None:
+    caller = Caller()
+    ids = {(await caller.call()).headers["x-request-id"] for _ in range(3)}
+    assert len(ids) == 3
+    assert ids == {exchange.request_id for exchange in caller.exchanges}
+
+
+@asynchronous
+async def test_a_request_is_in_flight_until_it_is_answered() -> None:
+    counts: list[int] = []
+
+    async def act(_: Any) -> int:
+        counts.append(caller.access.in_flight)
+        return 200
+
+    caller = Caller(act)
+    await caller.call()
+    assert (counts, caller.access.in_flight) == ([1], 0)
+
+
+@asynchronous
+async def test_a_request_that_raises_is_not_in_flight_any_more(
+    lines: list[MutableMapping[str, Any]],
+) -> None:
+    async def act(_: Any) -> int:
+        raise RuntimeError
+
+    caller = Caller(act)
+    with pytest.raises(RuntimeError):
+        await caller.call()
+    assert caller.access.in_flight == 0
+    assert await caller.access.drain(0.001)
+    (line,) = lines
+    assert (line["status"], line["outcome"]) == (0, "error")
+
+
+@asynchronous
+async def test_draining_waits_for_what_runs() -> None:
+    finish = asyncio.Event()
+
+    async def act(_: Any) -> int:
+        await finish.wait()
+        return 200
+
+    caller = Caller(act)
+    running = asyncio.create_task(caller.call())
+    await asyncio.sleep(0)
+    assert not await caller.access.drain(0.001)
+    draining = asyncio.create_task(caller.access.drain(60))
+    finish.set()
+    assert await draining
+    assert (await running).status == 200
+
+
+@asynchronous
+async def test_draining_an_idle_one_is_over_at_once() -> None:
+    assert await Caller().access.drain(60)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/v0/completions", {"status": "error", "code": "draining"}),
+        ("/v1/completions", {"type": "overloaded", "code": "draining"}),
+        ("/api/v0/chat/completions", {"type": "overloaded", "code": "draining"}),
+    ],
+)
+def test_while_draining_new_requests_are_refused_in_their_dialect(
+    path: str, body: dict[str, str], lines: list[MutableMapping[str, Any]]
+) -> None:
+    async def ask() -> None:
+        caller = Caller()
+        await caller.access.drain(60)
+        answer = await caller.call(path)
+        assert (answer.status, answer.headers["retry-after"]) == (503, "5")
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.headers["x-request-id"]
+        said = json.loads(answer.body)
+        assert body.items() <= (said.get("error") or said).items()
+        assert caller.exchanges == []
+
+    asyncio.run(ask())
+    (line,) = lines
+    assert (line["status"], line["outcome"]) == (503, "rejected")
+
+
+@pytest.mark.parametrize("path", ["/livez", "/live", "/readyz"])
+def test_probes_are_answered_while_draining_and_leave_no_line(
+    path: str, lines: list[MutableMapping[str, Any]]
+) -> None:
+    async def ask() -> None:
+        caller = Caller()
+        await caller.access.drain(60)
+        assert (await caller.call(path)).status == 200
+
+    asyncio.run(ask())
+    assert lines == []
+
+
+@asynchronous
+async def test_what_is_not_http_passes_by() -> None:
+    seen: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["type"])
+
+    access = Access(app, clock=FakeClock())
+    await access({"type": "lifespan"}, _nothing, _nothing)  # type: ignore[arg-type]
+    assert seen == ["lifespan"]
+
+
+def test_a_request_is_one_line_with_its_id_and_its_time(
+    lines: list[MutableMapping[str, Any]],
+) -> None:
+    asyncio.run(Caller().call("/v1/models", x_request_id="mine"))
+    assert lines == [
+        {
+            "event": "request_finished",
+            "log_level": "info",
+            "request_id": "mine",
+            "method": "GET",
+            "path": "/v1/models",
+            "status": 200,
+            "outcome": "ok",
+            "duration_s": 1.0,
+        }
+    ]
+
+
+def test_lines_of_the_request_itself_carry_its_id(lines: list[MutableMapping[str, Any]]) -> None:
+    async def act(_: Any) -> int:
+        structlog.get_logger().info("something_happened")
+        return 200
+
+    asyncio.run(Caller(act).call(x_request_id="mine"))
+    assert [line["request_id"] for line in lines] == ["mine", "mine"]
+    assert structlog.contextvars.get_contextvars() == {}
+
+
+def test_a_generations_figures_are_in_the_line(lines: list[MutableMapping[str, Any]]) -> None:
+    generation = _generation(finished=True)
+
+    async def act(scope: Any) -> int:
+        exchange_of(scope).generation = generation
+        return 200
+
+    asyncio.run(Caller(act).call())
+    (line,) = lines
+    assert (line["model"], line["finish_reason"], line["outcome"]) == ("small", "stop", "ok")
+
+
+@pytest.mark.parametrize(
+    ("status", "failed", "generation", "outcome"),
+    [
+        (200, False, None, "ok"),
+        (200, False, True, "ok"),
+        (200, False, False, "cancelled"),
+        (200, True, False, "error"),
+        (499, False, False, "cancelled"),
+        (400, False, None, "error"),
+        (404, False, None, "error"),
+        (500, False, False, "error"),
+        (0, False, None, "error"),
+        (429, False, None, "rejected"),
+        (503, False, None, "rejected"),
+    ],
+)
+def test_the_outcome_is_one_word(
+    status: int, failed: bool, generation: bool | None, outcome: str
+) -> None:
+    exchange = Exchange("id", 0.0)
+    exchange.status, exchange.failed = status, failed
+    exchange.generation = None if generation is None else _generation(finished=generation)
+    assert exchange.outcome() == outcome
+
+
+def _generation(*, finished: bool) -> Generation:
+    generation = new_generation()
+    if finished:
+        generation.take(Finished(1, "", FinishReason.STOP))
+    return generation

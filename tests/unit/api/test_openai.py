@@ -1,0 +1,292 @@
+"""OpenAI's dialect, in and out."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+import structlog
+from openai.types import Completion
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
+from lemonade_serve import errors
+from lemonade_serve.api.errors import show
+from lemonade_serve.api.openai.routes import _prompt
+from lemonade_serve.api.openai.writers import ChatWriter, CompletionWriter
+from lemonade_serve.domain.completion import (
+    ChatPrompt,
+    Finished,
+    FinishReason,
+    Generation,
+    Message,
+    TextPrompt,
+    Token,
+    TokensPrompt,
+)
+from lemonade_serve.protocol.messages import Started
+from tests.fakes import asynchronous, new_generation
+from tests.unit.api.conftest import Open
+
+USAGE = {
+    "prompt_tokens": 7,
+    "completion_tokens": 2,
+    "total_tokens": 9,
+    "prompt_tokens_details": {"cached_tokens": 3},
+}
+
+
+@pytest.mark.parametrize(
+    ("given", "prompt"),
+    [
+        ("text", TextPrompt("text")),
+        (["text"], TextPrompt("text")),
+        ([1, 2, 0], TokensPrompt((1, 2, 0))),
+        ([5], TokensPrompt((5,))),
+        ([[1, 2]], TokensPrompt((1, 2))),
+    ],
+)
+def test_a_prompt_is_text_or_tokens_or_a_list_of_one(
+    given: str | list[Any], prompt: TextPrompt | TokensPrompt
+) -> None:
+    assert _prompt(given) == prompt
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["", [], [""], [[]], [1, "x"], [True], [1.5], [None], [{}], [[1], 2], ["a", "b"], [[1], [2]]],
+)
+def test_any_other_prompt_is_refused_by_name(given: str | list[Any]) -> None:
+    with pytest.raises(errors.InvalidRequest) as raised:
+        _prompt(given)
+    assert raised.value.param == "prompt"
+
+
+def generation(*, finished: bool = True) -> Generation:
+    made = new_generation()
+    made.take(Started(1, 7, 3, 101.0))
+    made.take(Token(1, "so", 102.0))
+    made.take(Token(1, " on", 103.0))
+    if finished:
+        made.take(Finished(1, "", FinishReason.LENGTH))
+    return made
+
+
+def events(stream: bytes) -> list[dict[str, Any]]:
+    """The JSON events; the end is checked and left out."""
+    *lines, last = stream.decode().removesuffix("\n\n").split("\n\n")
+    assert last == "data: [DONE]"
+    return [json.loads(line.removeprefix("data: ")) for line in lines]
+
+
+class TestChat:
+    def stream(self, *, include_usage: bool) -> list[dict[str, Any]]:
+        writer, made = ChatWriter(include_usage=include_usage), generation()
+        return events(writer.text(made, "so") + writer.text(made, " on") + writer.end(made))
+
+    def test_a_stream_is_chunks_with_the_role_first_and_the_reason_last(self) -> None:
+        chunks = [ChatCompletionChunk.model_validate(c) for c in self.stream(include_usage=False)]
+        deltas = [chunk.choices[0].delta for chunk in chunks]
+        assert [delta.role for delta in deltas] == ["assistant", None, None, None]
+        assert [delta.content for delta in deltas] == ["", "so", " on", None]
+        reasons = [chunk.choices[0].finish_reason for chunk in chunks]
+        assert reasons == [None, None, None, "length"]
+        assert len({(chunk.id, chunk.created, chunk.model) for chunk in chunks}) == 1
+        assert chunks[0].id.startswith("chatcmpl-")
+
+    def test_usage_comes_last_and_only_when_asked_for(self) -> None:
+        assert not [chunk for chunk in self.stream(include_usage=False) if "usage" in chunk]
+        *others, last = self.stream(include_usage=True)
+        assert [chunk["usage"] for chunk in others] == [None] * 4
+        assert (last["choices"], last["usage"]) == ([], USAGE)
+        ChatCompletionChunk.model_validate(last)
+
+    def test_an_answer_without_text_has_a_role_all_the_same(self) -> None:
+        first, last = events(ChatWriter(include_usage=False).end(generation()))
+        assert first["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+        assert last["choices"][0]["delta"] == {}
+
+    def test_a_whole_answer_is_one_object(self) -> None:
+        whole = ChatWriter(include_usage=False).whole(generation(), "so on")
+        answer = ChatCompletion.model_validate(_plain(whole))
+        assert answer.choices[0].message.content == "so on"
+        assert answer.choices[0].finish_reason == "length"
+        assert answer.usage
+        assert answer.usage.total_tokens == 9
+
+    def test_two_answers_have_two_ids(self) -> None:
+        assert ChatWriter(include_usage=False).id != ChatWriter(include_usage=False).id
+
+
+class TestCompletions:
+    def stream(self, *, include_usage: bool) -> list[dict[str, Any]]:
+        writer, made = CompletionWriter(include_usage=include_usage), generation()
+        return events(writer.text(made, "so") + writer.text(made, " on") + writer.end(made))
+
+    def test_a_stream_is_objects_with_the_reason_last(self) -> None:
+        choices = [event["choices"][0] for event in self.stream(include_usage=False)]
+        assert [choice["text"] for choice in choices] == ["so", " on", ""]
+        assert [choice["finish_reason"] for choice in choices] == [None, None, "length"]
+        assert {event["object"] for event in self.stream(include_usage=False)} == {
+            "text_completion"
+        }
+
+    def test_usage_comes_last_and_only_when_asked_for(self) -> None:
+        assert not [event for event in self.stream(include_usage=False) if "usage" in event]
+        *others, last = self.stream(include_usage=True)
+        assert [event["usage"] for event in others] == [None] * 3
+        assert (last["choices"], last["usage"]) == ([], USAGE)
+
+    def test_a_whole_answer_is_one_object(self) -> None:
+        whole = CompletionWriter(include_usage=False).whole(generation(), "so on")
+        answer = Completion.model_validate(_plain(whole))
+        assert (answer.choices[0].text, answer.choices[0].finish_reason) == ("so on", "length")
+        assert answer.id.startswith("cmpl-")
+
+
+@pytest.mark.parametrize("writer", [ChatWriter, CompletionWriter])
+def test_an_error_in_a_stream_is_openais_error_object(
+    writer: type[ChatWriter | CompletionWriter],
+) -> None:
+    sent = writer(include_usage=False).error(show(errors.WorkerLost("it died")))
+    assert json.loads(sent.removeprefix(b"data: ")) == {
+        "error": {
+            "message": "it died",
+            "type": "server_error",
+            "param": None,
+            "code": "worker_lost",
+        }
+    }
+
+
+class TestOverHTTP:
+    @asynchronous
+    async def test_a_completion_is_answered_whole(self, open_house: Open) -> None:
+        async with open_house() as house:
+            body = {"model": "small", "prompt": "two words", "max_tokens": 3}
+            answer = await house.client.post("/v1/completions", json=body)
+            completion = Completion.model_validate(answer.json())
+            assert completion.choices[0].text == "so it goes"
+            assert completion.model == "small"
+            assert completion.usage
+            assert (completion.usage.prompt_tokens, completion.usage.completion_tokens) == (2, 3)
+
+    @asynchronous
+    async def test_a_stream_says_what_the_whole_says(self, open_house: Open) -> None:
+        async with open_house() as house:
+            body = {"model": "small", "prompt": "x", "max_tokens": 3, "stream": True}
+            answer = await house.client.post("/v1/completions", json=body)
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            assert answer.headers["cache-control"] == "no-cache"
+            assert answer.headers["x-accel-buffering"] == "no"
+            said = [event["choices"][0]["text"] for event in events(_without_pings(answer.content))]
+            assert "".join(said) == "so it goes"
+
+    @pytest.mark.parametrize("prefix", ["/v1", "/api/v1", "/api/v0"])
+    def test_a_chat_is_answered_under_every_prefix(self, open_house: Open, prefix: str) -> None:
+        @asynchronous
+        async def ask() -> None:
+            async with open_house() as house:
+                parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+                body = {
+                    "model": "small",
+                    "max_completion_tokens": 2,
+                    "max_tokens": 9,
+                    "messages": [
+                        {"role": "developer", "content": "Be brief."},
+                        {"role": "user", "content": parts},
+                    ],
+                }
+                answer = await house.client.post(f"{prefix}/chat/completions", json=body)
+                assert answer.status_code == 200, answer.text
+                chat = ChatCompletion.model_validate(answer.json())
+                assert chat.choices[0].message.content == "so it"
+                turns = (Message("developer", "Be brief."), Message("user", "ab"))
+                assert house.launcher.workers[0].prompts == [ChatPrompt(turns)]
+
+        ask()
+
+    @pytest.mark.parametrize(
+        "message",
+        [
+            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]},
+            {"role": "wizard", "content": "x"},
+            {"role": "user"},
+        ],
+    )
+    def test_a_message_that_cannot_be_read_is_refused(
+        self, open_house: Open, message: dict[str, Any]
+    ) -> None:
+        @asynchronous
+        async def ask() -> None:
+            async with open_house() as house:
+                body = {"model": "small", "messages": [message]}
+                answer = await house.client.post("/v1/chat/completions", json=body)
+                assert answer.status_code == 400
+                assert "messages" in json.dumps(answer.json())
+
+        ask()
+
+    @asynchronous
+    async def test_models_are_those_on_disk(self, open_house: Open) -> None:
+        async with open_house() as house:
+            listed = (await house.client.get("/v1/models")).json()
+            assert [model["id"] for model in listed["data"]] == ["org/large", "small"]
+            one = await house.client.get("/v1/models/org/large")
+            assert one.json() == listed["data"][0]
+            assert (await house.client.get("/v1/models/nobody")).status_code == 404
+            assert house.launcher.launches == []
+
+    @asynchronous
+    async def test_every_post_answers_200_and_not_201(self, open_house: Open) -> None:
+        async with open_house() as house:
+            chat = {"messages": [{"role": "user", "content": "x"}]}
+            for path, body in (
+                ("/v1/completions", {"prompt": "x"}),
+                ("/v1/chat/completions", chat),
+                ("/api/v0/completions", {"prompt": "x"}),
+                ("/api/v0/load", {}),
+                ("/api/v0/unload", {}),
+            ):
+                answer = await house.client.post(path, json={"model": "small", **body})
+                assert answer.status_code == 200, path
+
+    @asynchronous
+    async def test_a_worker_lost_before_the_first_token_is_an_honest_status(
+        self, open_house: Open
+    ) -> None:
+        async with open_house() as house:
+            await house.client.post("/api/v0/load", json={"model": "small"})
+            (worker,) = house.launcher.workers
+            worker.break_with(errors.WorkerLost("it died"))
+            for stream in (True, False):
+                body = {"model": "small", "prompt": "x", "stream": stream}
+                answer = await house.client.post("/v1/completions", json=body)
+                assert answer.status_code == 500
+                assert answer.json()["error"]["code"] == "worker_lost"
+
+    @asynchronous
+    async def test_what_fails_in_a_stream_is_its_last_event(self, open_house: Open) -> None:
+        async with open_house() as house:
+            await house.client.post("/api/v0/load", json={"model": "small"})
+            (worker,) = house.launcher.workers
+            worker.break_with(errors.WorkerLost("it died"), after=2)
+            body = {"model": "small", "prompt": "x", "stream": True}
+            with structlog.testing.capture_logs() as lines:
+                answer = await house.client.post("/v1/completions", json=body)
+            assert [line["event"] for line in lines] == ["stream_failed", "request_finished"]
+            assert (lines[-1]["status"], lines[-1]["outcome"]) == (200, "error")
+            assert answer.status_code == 200
+            *texts, last = _without_pings(answer.content).removesuffix(b"\n\n").split(b"\n\n")
+            said = [json.loads(t.removeprefix(b"data: "))["choices"][0]["text"] for t in texts]
+            assert said == ["so", " it"]
+            assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "worker_lost"
+
+
+def _without_pings(stream: bytes) -> bytes:
+    return stream.replace(b": ping\n\n", b"")
+
+
+def _plain(body: object) -> object:
+    return json.loads(msgspec.json.encode(body))

@@ -1,0 +1,252 @@
+"""Many requests over one socket to one worker."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from lemonade_serve import errors
+from lemonade_serve.domain.device import Device
+from lemonade_serve.protocol.messages import (
+    Finished,
+    FinishReason,
+    ImportGguf,
+    JobDone,
+    ResolvedParams,
+    Started,
+    TextPrompt,
+    Token,
+)
+from lemonade_serve.runtime.client import WorkerClient
+from lemonade_serve.runtime.jobs import ProcessJobRunner
+from lemonade_serve.runtime.launcher import ProcessLauncher
+from lemonade_serve.settings import Worker as WorkerSettings
+from tests.fakes import asynchronous, checkpoint
+from tests.unit.runtime.conftest import Behave
+from tests.unit.runtime.test_child import children
+
+Event = Started | Token | Finished
+
+
+async def launch(behave: Behave, behaviour: str = "worker", **bounds: float) -> WorkerClient:
+    behave(behaviour)
+    settings = WorkerSettings(**{"stop_timeout_s": 8.0, **bounds})  # type: ignore[arg-type]
+    return await ProcessLauncher(settings).launch(checkpoint("small"), Device.CPU)
+
+
+async def ask(worker: WorkerClient, text: str, events: list[Event] | None = None) -> list[Event]:
+    heard = [] if events is None else events
+    await worker.generate(TextPrompt(text), ResolvedParams(), heard.append)
+    return heard
+
+
+async def ask_for_ever(worker: WorkerClient) -> asyncio.Task[list[Event]]:
+    """A request that has begun and says nothing more."""
+    began = asyncio.Event()
+    asking = worker.generate(TextPrompt("hang"), ResolvedParams(), lambda _: began.set())
+    task = asyncio.create_task(asking)
+    await began.wait()
+    return task  # type: ignore[return-value]
+
+
+@asynchronous
+async def test_a_request_hears_its_events_in_order(behave: Behave) -> None:
+    worker = await launch(behave)
+    assert worker.ready.engine == "tiny"
+    assert await ask(worker, "finish") == [
+        Started(1, 2, 1, 1.0),
+        Token(1, "one", 2.0),
+        Token(1, " two", 3.0),
+        Finished(1, "!", FinishReason.STOP),
+    ]
+    await worker.stop(errors.Draining())
+
+
+@asynchronous
+async def test_requests_hear_their_own_events_only(behave: Behave) -> None:
+    worker = await launch(behave)
+    heard = await asyncio.gather(*(ask(worker, text) for text in ("finish", "at once", "finish")))
+    assert [{event.request for event in events} for events in heard] == [{1}, {2}, {3}]
+    assert [len(events) for events in heard] == [4, 3, 4]
+    await worker.stop(errors.Draining())
+
+
+@asynchronous
+async def test_what_the_worker_said_was_wrong_is_raised(behave: Behave) -> None:
+    worker = await launch(behave)
+    with pytest.raises(errors.ContextLengthExceeded, match="too long") as raised:
+        await ask(worker, "fail")
+    assert raised.value.param == "prompt"
+    assert len(await ask(worker, "finish")) == 4
+    await worker.stop(errors.Draining())
+
+
+@asynchronous
+async def test_giving_up_on_a_request_tells_the_worker(behave: Behave) -> None:
+    worker = await launch(behave)
+    await ask(worker, "finish")
+    asking = await ask_for_ever(worker)
+    asking.cancel()
+    assert await worker.exited == "exit code 102"  # which is how it says: 2 was cancelled
+    assert asking.cancelled()
+
+
+@asynchronous
+async def test_a_request_that_is_over_is_not_cancelled(behave: Behave) -> None:
+    worker = await launch(behave)
+    await ask(worker, "finish")
+    with pytest.raises(errors.ContextLengthExceeded):
+        await ask(worker, "fail")
+    await worker.stop(errors.Draining())
+    assert worker.exited.result() == "exit code 0"
+
+
+@asynchronous
+async def test_a_worker_that_dies_fails_all_its_requests(behave: Behave) -> None:
+    worker = await launch(behave)
+    asking = [await ask_for_ever(worker) for _ in range(2)]
+    os.kill(worker.pid, signal.SIGKILL)
+    for outcome in await asyncio.gather(*asking, return_exceptions=True):
+        assert isinstance(outcome, errors.WorkerLost)
+        assert "killed by SIGKILL" in outcome.message
+    assert worker.memory_bytes == 0
+
+
+@asynchronous
+async def test_the_exit_is_known_before_the_requests_hear_of_it(behave: Behave) -> None:
+    worker = await launch(behave)
+    order: list[str] = []
+    worker.exited.add_done_callback(lambda _: order.append("exited"))
+    asking = await ask_for_ever(worker)
+    asking.add_done_callback(lambda _: order.append("failed"))
+    with pytest.raises(errors.WorkerLost, match="exit code 7"):
+        await ask(worker, "die")
+    await asyncio.wait({asking})
+    assert order == ["exited", "failed"]
+
+
+@asynchronous
+async def test_a_worker_that_is_gone_takes_no_request(behave: Behave) -> None:
+    worker = await launch(behave)
+    os.kill(worker.pid, signal.SIGKILL)
+    await worker.exited
+    with pytest.raises(errors.WorkerLost):
+        await ask(worker, "finish")
+
+
+@asynchronous
+async def test_a_worker_that_talks_nonsense_is_hung_up_on(behave: Behave) -> None:
+    worker = await launch(behave)
+    with pytest.raises(errors.WorkerLost, match="malformed"):
+        await ask(worker, "nonsense")
+    assert children() == []
+
+
+@asynchronous
+async def test_a_frame_that_does_not_belong_here_hurts_nobody(behave: Behave) -> None:
+    worker = await launch(behave)
+    assert len(await ask(worker, "rude")) == 2
+    await worker.stop(errors.Draining())
+
+
+@asynchronous
+async def test_stopping_ends_requests_with_the_cause(behave: Behave) -> None:
+    worker = await launch(behave)
+    asking = await ask_for_ever(worker)
+    await worker.stop(errors.Unavailable("it was unloaded"))
+    assert worker.exited.done()
+    with pytest.raises(errors.Unavailable, match="it was unloaded"):
+        await asking
+    assert children() == []
+
+
+@asynchronous
+async def test_a_worker_that_is_there_has_a_size(behave: Behave) -> None:
+    worker = await launch(behave)
+    assert worker.memory_bytes > 1 << 20
+    await worker.stop(errors.Draining())
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "says"),
+    [
+        ("dies", "no worker for small: .*exit code 3"),
+        ("nonsense", "no worker for small: .*malformed"),
+        ("will_not_load", "small: the file is cut"),
+        ("dies_loading", "died while loading: exit code 9"),
+        ("nonsense_loading", "died while loading: .*malformed"),
+        ("rude_loading", "the worker sent Progress"),
+    ],
+)
+def test_a_load_that_does_not_go_well_is_an_error_and_leaves_no_process(
+    behave: Behave, behaviour: str, says: str
+) -> None:
+    with pytest.raises(errors.ModelLoadError, match=says):
+        asyncio.run(launch(behave, behaviour))
+    assert children() == []
+
+
+def test_a_load_that_takes_too_long_is_stopped(behave: Behave) -> None:
+    with pytest.raises(errors.ModelLoadError, match=r"did not load within 0\.05 s"):
+        asyncio.run(launch(behave, "slow_to_load", load_timeout_s=0.05))
+    assert children() == []
+
+
+@asynchronous
+async def test_a_load_that_nobody_wants_any_more_is_stopped(behave: Behave) -> None:
+    loading = asyncio.create_task(launch(behave, "slow_to_load"))
+    while not children():  # noqa: ASYNC110, the child's own doing
+        await asyncio.sleep(0.001)
+    loading.cancel()
+    await asyncio.wait({loading})
+    assert loading.cancelled()
+    assert children() == []
+
+
+class TestJobs:
+    async def run(self, behave: Behave, source: str, behaviour: str = "job") -> list[object]:
+        behave(behaviour)
+        runner = ProcessJobRunner(handshake_timeout_s=8, stop_timeout_s=8)
+        said: list[object] = []
+        job = ImportGguf(source, "/into", "auto")
+        said.append(await runner.run(job, lambda stage, done: said.append((stage, done))))
+        return said
+
+    @asynchronous
+    async def test_a_job_tells_of_its_progress_and_its_end(self, behave: Behave) -> None:
+        assert await self.run(behave, "fine") == [("reading", 0.5), JobDone("tiny", "int4")]
+        assert children() == []
+
+    @pytest.mark.parametrize(
+        ("source", "behaviour", "error", "says"),
+        [
+            ("unsupported", "job", errors.UnsupportedModel, "no such architecture"),
+            ("dies", "job", errors.JobFailed, "process died: exit code 5"),
+            ("nonsense", "job", errors.JobFailed, "process died: .*malformed"),
+            ("", "dies", errors.JobFailed, "did not start: .*exit code 3"),
+            ("", "outdated", errors.JobFailed, "did not start"),
+        ],
+    )
+    def test_a_job_that_fails_says_why_and_leaves_no_process(
+        self, behave: Behave, source: str, behaviour: str, error: type[Exception], says: str
+    ) -> None:
+        with pytest.raises(error, match=says):
+            asyncio.run(self.run(behave, source, behaviour))
+        assert children() == []
+
+    @asynchronous
+    async def test_a_job_that_nobody_wants_any_more_leaves_no_process(self, behave: Behave) -> None:
+        behave("job")
+        began = asyncio.Event()
+        runner = ProcessJobRunner(handshake_timeout_s=8, stop_timeout_s=8)
+        working = asyncio.create_task(
+            runner.run(ImportGguf("slow", "/into", "auto"), lambda stage, done: began.set())
+        )
+        await began.wait()
+        working.cancel()
+        await asyncio.wait({working})
+        assert working.cancelled()
+        assert children() == []

@@ -1,0 +1,188 @@
+"""Where a setting comes from, and what is said when it is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lemonade_serve.errors import SettingsError
+from lemonade_serve.settings import Settings, load_settings
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "lemonade.toml"
+
+
+def test_nothing_given_means_the_defaults() -> None:
+    assert load_settings(environment={}) == Settings()
+
+
+def test_the_file_the_environment_and_the_flags_win_in_this_order(file: Path) -> None:
+    file.write_text(
+        'cache_dir = "/file"\n[server]\nport = 1\nhost = "file"\nuds = "/file"\n'
+        "[worker]\nthreads = 3\n"
+    )
+    environment = {"LEMONADE_SERVER__PORT": "2", "LEMONADE_SERVER__HOST": "environment"}
+    settings = load_settings(file=file, environment=environment, flags={"server": {"port": 3}})
+    assert settings.server.port == 3
+    assert settings.server.host == "environment"
+    assert (settings.server.uds, settings.cache_dir, settings.worker.threads) == (
+        "/file",
+        "/file",
+        3,
+    )
+
+
+def test_a_flag_that_is_not_given_leaves_the_rest_alone(file: Path) -> None:
+    file.write_text('cache_dir = "/file"\nserver.port = 9\n')
+    flags = {"cache_dir": None, "server": {"port": None, "host": None}}
+    settings = load_settings(file=file, environment={}, flags=flags)
+    assert (settings.cache_dir, settings.server.port) == ("/file", 9)
+
+
+def test_a_flag_may_be_false(file: Path) -> None:
+    file.write_text("[server]\nallow_keyless = true\n")
+    settings = load_settings(file=file, environment={}, flags={"server": {"allow_keyless": False}})
+    assert settings.server.allow_keyless is False
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "section", "field", "expected"),
+    [
+        ("LEMONADE_WORKER__THREADS", "4", "worker", "threads", 4),
+        ("LEMONADE_SERVER__STATUS_HOLD_S", "0.5", "server", "status_hold_s", 0.5),
+        ("LEMONADE_SERVER__ALLOW_KEYLESS", "true", "server", "allow_keyless", True),
+        ("LEMONADE_SERVER__ALLOW_KEYLESS", "0", "server", "allow_keyless", False),
+        ("LEMONADE_LOG__LEVEL", "debug", "log", "level", "debug"),
+    ],
+)
+def test_the_environments_strings_become_what_the_field_is(
+    name: str, value: str, section: str, field: str, expected: object
+) -> None:
+    settings = load_settings(environment={name: value})
+    assert getattr(getattr(settings, section), field) == expected
+
+
+def test_a_list_in_the_environment_is_written_as_a_path_is() -> None:
+    settings = load_settings(environment={"LEMONADE_CACHE_ROOTS": "/a:/b"})
+    assert settings.cache_root_paths == [Path("/a"), Path("/b")]
+
+
+def test_other_variables_are_not_ours() -> None:
+    environment = {
+        "PATH": "/bin",
+        "LEMON": "1",
+        "LEMONADE_CONFIG": "/x",
+        "LEMONADE_URL": "http://x",
+    }
+    assert load_settings(environment=environment) == Settings()
+
+
+def test_paths_are_absolute_and_know_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    settings = load_settings(environment={"LEMONADE_CACHE_ROOTS": "~/models:here"})
+    assert settings.cache_path == Path("/home/somebody/.cache/lemonade")
+    assert settings.cache_root_paths == [Path("/home/somebody/models"), Path.cwd() / "here"]
+
+
+@pytest.mark.parametrize(
+    ("content", "wrong", "hint"),
+    [
+        ("cash_dir = '/x'", "cash_dir", "cache_dir"),
+        ("[server]\nprot = 1", "server.prot", "server.port"),
+        ("[servr]\nport = 1", "servr", "server"),
+        ("[worker]\nthreds = 1", "worker.threds", "worker.threads"),
+    ],
+)
+def test_a_typo_in_the_file_is_named_with_what_was_meant(
+    file: Path, content: str, wrong: str, hint: str
+) -> None:
+    file.write_text(content)
+    with pytest.raises(SettingsError) as raised:
+        load_settings(file=file, environment={})
+    assert raised.value.message == (f"{file}: there is no setting {wrong}; did you mean {hint}?")
+
+
+def test_a_typo_in_the_environment_is_named_with_what_was_meant() -> None:
+    with pytest.raises(SettingsError) as raised:
+        load_settings(environment={"LEMONADE_SERVER__PROT": "1"})
+    assert raised.value.message == (
+        "environment: there is no setting server.prot; did you mean server.port?"
+    )
+
+
+def test_a_flag_that_is_no_setting_is_an_error() -> None:
+    with pytest.raises(SettingsError, match=r"^command line: there is no setting xyzzy$"):
+        load_settings(environment={}, flags={"xyzzy": 1})
+
+
+@pytest.mark.parametrize(
+    ("content", "key"),
+    [
+        ('[server]\nport = "80"', "server.port"),
+        ("[server]\nport = 0", "server.port"),
+        ("[server]\nport = 65536", "server.port"),
+        ("[server]\nallow_keyless = 1", "server.allow_keyless"),
+        ("[server]\nkeepalive_s = 11", "server.keepalive_s"),
+        ("[server]\ndrain_timeout_s = 0", "server.drain_timeout_s"),
+        ("[server]\ndrain_timeout_s = nan", "server.drain_timeout_s"),
+        ("[worker]\nsequence_slots = 0", "worker.sequence_slots"),
+        ("[worker]\nthreads = -1", "worker.threads"),
+        ("[worker]\nprefill_chunk_tokens = 15", "worker.prefill_chunk_tokens"),
+        ('[log]\nlevel = "loud"', "log.level"),
+        ('cache_roots = "/a:/b"', "cache_roots"),
+        ("cache_dir = 7", "cache_dir"),
+        ('server = "x"', "server"),
+    ],
+)
+def test_a_value_that_cannot_be_is_named_with_its_source(
+    file: Path, content: str, key: str
+) -> None:
+    file.write_text(content)
+    with pytest.raises(SettingsError) as raised:
+        load_settings(file=file, environment={})
+    assert raised.value.message.startswith(f"{file}: ")
+    assert f"`$.{key}`" in raised.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "key"),
+    [
+        ("LEMONADE_SERVER__PORT", "many", "server.port"),
+        ("LEMONADE_SERVER__PORT", "0", "server.port"),
+        ("LEMONADE_SERVER__ALLOW_KEYLESS", "perhaps", "server.allow_keyless"),
+        ("LEMONADE_SERVER", "x", "server"),
+        ("LEMONADE_CACHE_ROOTS__X", "1", "cache_roots"),
+    ],
+)
+def test_a_variable_that_cannot_be_is_named_with_its_source(
+    name: str, value: str, key: str
+) -> None:
+    with pytest.raises(SettingsError) as raised:
+        load_settings(environment={name: value})
+    assert raised.value.message.startswith("environment: ")
+    assert f"`$.{key}`" in raised.value.message
+
+
+def test_flags_are_not_taken_loosely() -> None:
+    with pytest.raises(SettingsError, match=r"command line: .*server\.port"):
+        load_settings(environment={}, flags={"server": {"port": "80"}})
+
+
+def test_a_file_that_is_not_there_is_named(file: Path) -> None:
+    with pytest.raises(SettingsError, match=f"{file}: .*No such file"):
+        load_settings(file=file, environment={})
+
+
+@pytest.mark.parametrize("content", [b"[server", b"\xff\xfe", b"port = 1\nport = 2"])
+def test_a_file_that_is_no_toml_is_named(file: Path, content: bytes) -> None:
+    file.write_bytes(content)
+    with pytest.raises(SettingsError, match=str(file)):
+        load_settings(file=file, environment={})
+
+
+def test_a_directory_is_no_settings_file(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=str(tmp_path)):
+        load_settings(file=tmp_path, environment={})

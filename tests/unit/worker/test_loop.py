@@ -1,0 +1,238 @@
+"""The worker's loop, on a scripted engine and a real vocabulary."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable
+
+import pytest
+
+from lemonade_serve import errors
+from lemonade_serve.protocol.messages import (
+    Cancel,
+    ChatPrompt,
+    Command,
+    Event,
+    Events,
+    Failed,
+    Finished,
+    FinishReason,
+    Generate,
+    Load,
+    Message,
+    Prompt,
+    Report,
+    ResolvedParams,
+    Started,
+    TextPrompt,
+    Token,
+    TokensPrompt,
+)
+from lemonade_serve.worker.loop import Inbox, Loop
+from lemonade_serve.worker.vocabulary import Vocabulary
+from tests.fakes import FakeClock, FakeEngine
+from tests.unit.worker.conftest import MakeVocabulary
+from tests.unit.worker.vocabularies import byte_level, eos_of, id_of
+
+TOKENIZER = byte_level()
+EOS = eos_of(TOKENIZER)
+
+
+class Over(Exception):
+    """Every command is obeyed and the engine is idle."""
+
+
+class FiniteInbox(Inbox):
+    """Ends the loop where it would wait for ever."""
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Command:
+        try:
+            return super().get(block=False)
+        except queue.Empty:
+            if block:
+                raise Over from None
+            raise
+
+
+class Conversation:
+    """Runs a loop on some commands until it would wait, and keeps what it sent.
+
+    The engine's tokens spell `answer`, over and over, then end the sequence.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, answer: str, *, sequence_slots: int = 2) -> None:
+        self.vocabulary = vocabulary
+        self.answer = answer
+        self.engine = FakeEngine(self._next, sequence_slots=sequence_slots, cached_tokens=1)
+        self.inbox = FiniteInbox()
+        self.frames: list[Events] = []
+        self.when: dict[int, Callable[[], None]] = {}
+        """What happens after so many frames."""
+
+    def run(self, *commands: Command) -> list[Event]:
+        for command in commands:
+            self.inbox.put(command)
+        clock = FakeClock()
+        with pytest.raises(Over):
+            Loop(self.engine, self.vocabulary, self.inbox, self._send, clock=clock).run()
+        return [event for frame in self.frames for event in frame.events]
+
+    def _send(self, report: Report) -> None:
+        assert isinstance(report, Events)
+        self.frames.append(report)
+        self.when.get(len(self.frames), lambda: None)()
+
+    def _next(self, tokens: list[int]) -> int:
+        """Prompts end with `:`; what stands behind it was generated."""
+        colon = id_of(TOKENIZER, ":")
+        said = len(tokens) - 1 - tokens.index(colon)
+        if tokens[0] == id_of(TOKENIZER, "!") and said == 1:
+            raise RuntimeError("the kernel failed")
+        answer = TOKENIZER.encode(self.answer).ids
+        return int(answer[said]) if said < len(answer) else EOS
+
+
+def generate(request: int, prompt: str | Prompt = "say:", **params: object) -> Generate:
+    given = TextPrompt(prompt) if isinstance(prompt, str) else prompt
+    return Generate(request, given, ResolvedParams(temperature=0.0, **params))  # type: ignore[arg-type]
+
+
+def of(request: int, events: list[Event]) -> list[Event]:
+    return [event for event in events if event.request == request]
+
+
+def text(events: list[Event]) -> str:
+    return "".join(event.text for event in events if isinstance(event, Token | Finished))
+
+
+@pytest.fixture
+def talk(make_vocabulary: MakeVocabulary) -> Callable[..., Conversation]:
+    def start(answer: str = "ok", *, context_length: int = 64, slots: int = 2) -> Conversation:
+        vocabulary = make_vocabulary(tokenizer=TOKENIZER, context_length=context_length)
+        return Conversation(vocabulary, answer, sequence_slots=slots)
+
+    return start
+
+
+def test_a_request_starts_speaks_and_finishes(talk: Callable[..., Conversation]) -> None:
+    events = talk("ok").run(generate(1))
+    assert [type(event) for event in events] == [Started, Token, Token, Token, Finished]
+    assert events[0] == Started(1, 4, 1, 1000.0)
+    assert [event.at for event in events[1:4] if isinstance(event, Token)] == [1001, 1002, 1003]
+    assert text(events) == "ok"
+    assert events[-1] == Finished(1, "", FinishReason.STOP)
+
+
+def test_a_step_of_the_engine_is_one_frame(talk: Callable[..., Conversation]) -> None:
+    conversation = talk("ok")
+    conversation.run(generate(1), generate(2))
+    assert [[event.request for event in frame.events] for frame in conversation.frames] == [
+        [1, 2],
+        [1, 2],
+        [1, 2],
+        [1, 1, 2, 2],
+    ]
+    assert conversation.engine.steps == len(conversation.frames)
+
+
+def test_each_request_has_its_own_parameters_and_text(talk: Callable[..., Conversation]) -> None:
+    events = talk("abcdef").run(generate(1, max_length=2), generate(2, stop=("d",)))
+    assert (text(of(1, events)), text(of(2, events))) == ("ab", "abc")
+    ends = [event.reason for event in events if isinstance(event, Finished)]
+    assert ends == [FinishReason.LENGTH, FinishReason.STOP]
+
+
+def test_a_request_that_ended_leaves_the_engine(talk: Callable[..., Conversation]) -> None:
+    conversation = talk("abcdef")
+    conversation.run(generate(1, stop=("b",)), generate(2, max_length=1), generate(3))
+    assert sorted(conversation.engine.released) == [1, 2, 3]
+    assert conversation.engine.idle
+
+
+def test_a_sequence_slot_that_is_given_back_goes_to_the_next(
+    talk: Callable[..., Conversation],
+) -> None:
+    events = talk("ab", slots=1).run(generate(1), generate(2), generate(3))
+    assert [event.request for event in events if isinstance(event, Started)] == [1, 2, 3]
+    assert [text(of(n, events)) for n in (1, 2, 3)] == ["ab"] * 3
+
+
+def test_a_cancelled_request_says_nothing_more(talk: Callable[..., Conversation]) -> None:
+    conversation = talk("abcdef")
+    conversation.when[2] = lambda: conversation.inbox.put(Cancel(1))
+    events = conversation.run(generate(1), generate(2))
+    assert [type(event) for event in of(1, events)] == [Started, Token]
+    assert text(of(2, events)) == "abcdef"
+
+
+def test_a_waiting_request_can_be_cancelled(talk: Callable[..., Conversation]) -> None:
+    conversation = talk("ab", slots=1)
+    events = conversation.run(generate(1), generate(2), Cancel(2))
+    assert of(2, events) == []
+    assert text(of(1, events)) == "ab"
+
+
+def test_cancelling_what_has_ended_already_is_nothing(talk: Callable[..., Conversation]) -> None:
+    conversation = talk("a")
+    conversation.when[3] = lambda: conversation.inbox.put(Cancel(1))
+    events = conversation.run(generate(1), Cancel(99))
+    assert isinstance(events[-1], Finished)
+
+
+def test_a_new_request_joins_those_that_run(talk: Callable[..., Conversation]) -> None:
+    conversation = talk("abcdef")
+    conversation.when[3] = lambda: conversation.inbox.put(generate(2))
+    events = conversation.run(generate(1))
+    kinds = [(event.request, type(event)) for event in events]
+    assert kinds.index((2, Started)) < kinds.index((1, Finished))
+    assert text(of(2, events)) == "abcdef"
+
+
+def test_a_broken_sequence_hurts_no_other(talk: Callable[..., Conversation]) -> None:
+    events = talk("abc").run(generate(1, "!bad:"), generate(2), generate(3))
+    assert of(1, events)[-1] == Failed(1, "generation_failed", "the kernel failed")
+    assert text(of(2, events)) == text(of(3, events)) == "abc"
+
+
+def test_a_full_context_ends_with_length(talk: Callable[..., Conversation]) -> None:
+    events = talk("abcdef", context_length=6).run(generate(1, "say:", max_length=100))
+    assert text(events) == "ab"
+    assert events[-1] == Finished(1, "", FinishReason.LENGTH)
+
+
+@pytest.mark.parametrize("length", [8, 9, 100])
+def test_a_prompt_that_fills_the_context_is_refused(
+    talk: Callable[..., Conversation], length: int
+) -> None:
+    events = talk(context_length=8).run(generate(1, "x" * length), generate(2))
+    (failure,) = of(1, events)
+    assert isinstance(failure, Failed)
+    assert failure.code == errors.ContextLengthExceeded.code
+    assert f"{length} tokens" in failure.message
+    assert failure.param == "prompt"
+    assert text(of(2, events)) == "ok"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "code", "param"),
+    [
+        (TokensPrompt((1 << 20,)), "invalid_request_error", "prompt"),
+        (TextPrompt(""), "invalid_request_error", "prompt"),
+        (ChatPrompt((Message("user", "hi"),)), "no_chat_template", None),
+    ],
+)
+def test_a_prompt_that_cannot_work_fails_with_what_is_wrong(
+    talk: Callable[..., Conversation], prompt: Prompt, code: str, param: str | None
+) -> None:
+    (event,) = talk().run(generate(1, prompt))
+    assert isinstance(event, Failed)
+    assert (event.code, event.param) == (code, param)
+
+
+def test_a_command_that_a_serving_worker_cannot_obey_is_a_bug(
+    talk: Callable[..., Conversation],
+) -> None:
+    conversation = talk()
+    conversation.inbox.put(Load("/x", 1, 1, 1, 1))
+    with pytest.raises(TypeError, match="got Load"):
+        Loop(conversation.engine, conversation.vocabulary, conversation.inbox, lambda _: None).run()
