@@ -1,7 +1,8 @@
 """What an operator may set: a TOML file, then the environment, then flags; the last one wins.
 
 Every bound of the daemon is a field here, with its unit in the name (`_s` seconds, `_bytes`,
-`_tokens`). In the environment a field is `LEMONADE_<FIELD>`, or `LEMONADE_<SECTION>__<FIELD>`.
+`_tokens`). In the environment a field is `LEMONADE_<FIELD>`, or `LEMONADE_<SECTION>__<FIELD>`; a
+variable that is empty says nothing.
 """
 
 from __future__ import annotations
@@ -131,11 +132,13 @@ def _read(file: Path) -> dict[str, Any]:
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     layer: dict[str, Any] = {}
     for name, value in environment.items():
-        if name.startswith(_PREFIX) and name not in _NOT_SETTINGS:
+        if value and name.startswith(_PREFIX) and name not in _NOT_SETTINGS:
             *sections, key = name.removeprefix(_PREFIX).lower().split("__")
             target = layer
             for section in sections:
                 target = target.setdefault(section, {})
+                if not isinstance(target, dict):
+                    raise SettingsError(f"environment: {section} is a section, not a value")
             target[key] = value.split(":") if key == "cache_roots" else value
     return layer
 

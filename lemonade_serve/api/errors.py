@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import structlog
 from litestar import MediaType, Request, Response
-from litestar.exceptions import HTTPException, ValidationException
+from litestar.exceptions import HTTPException, SerializationException, ValidationException
 
 from lemonade_serve import errors
 
@@ -36,6 +36,8 @@ _STATUS_CODE = {404: "not_found", 405: "method_not_allowed", 413: "request_too_l
 SPEC_ROUTES = frozenset({"completions", "load", "unload", "params", "health", "stats", "models"})
 """The names under /api/v0 that are the Lemonade specification's; all others are OpenAI's."""
 
+_MALFORMED = "JSON is malformed"
+_NO_BODY = "the request has no body: send a JSON object"
 _UNKNOWN_FIELD = re.compile(r"unknown field `(?P<name>[^`]*)`")
 
 
@@ -79,9 +81,15 @@ def show(error: BaseException) -> Shown:
     if isinstance(error, ValidationException):
         message, param = _invalid(error)
         return Shown(400, "invalid_request_error", "invalid_request_error", message, param)
+    if isinstance(error, RecursionError):  # of the JSON decoder: nothing of ours recurses
+        message = f"{_MALFORMED}: it is nested too deeply"
+        return Shown(400, "invalid_request_error", "invalid_request_error", message)
     if isinstance(error, HTTPException) and error.status_code < 500:
         code = _STATUS_CODE.get(error.status_code, "invalid_request_error")
-        return Shown(error.status_code, "invalid_request_error", code, error.detail)
+        message = error.detail
+        if isinstance(error.__context__, SerializationException):
+            message = f"{_MALFORMED}: {message.removeprefix(f'{_MALFORMED}: ')}"
+        return Shown(error.status_code, "invalid_request_error", code, message)
     return Shown(500, "server_error", "server_error", "internal error; the server's log says more")
 
 
@@ -92,6 +100,7 @@ def _invalid(error: ValidationException) -> tuple[str, str | None]:
         message, param = str(detail.get("message", "")), detail.get("key")
         if param == "data":  # Litestar's word for the body as a whole
             param = None
+            message = _NO_BODY if message == "'data'" else message
         if unknown := _UNKNOWN_FIELD.search(message):
             param = ".".join(filter(None, [param, unknown["name"]]))
             return f"there is no parameter {param!r} here", param

@@ -5,7 +5,7 @@ from __future__ import annotations
 from litestar import get
 
 from lemonade_serve import errors
-from lemonade_serve.api.access import Access
+from lemonade_serve.api.deps import Gate
 
 
 @get(["/livez", "/live"], operation_id="livez", sync_to_thread=False)
@@ -15,7 +15,7 @@ def livez() -> dict[str, str]:
 
 
 @get("/readyz", operation_id="readyz", sync_to_thread=False)
-def readyz(access: Access) -> dict[str, str]:
+def readyz(access: Gate) -> dict[str, str]:
     """New requests are taken; 503 while draining."""
     if access.draining:
         raise errors.Draining

@@ -129,6 +129,8 @@ def _check_address(server: ServerSettings) -> None:
 
 
 def _check_socket_file(path: Path) -> None:
+    if path.exists() and not path.is_socket():
+        raise SettingsError(f"cannot listen on {path}: it is there already, and is no socket")
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(str(path))

@@ -44,7 +44,8 @@ def import_(
     settings = load_settings(file=config, flags={"cache_dir": cache_dir})
     path = asyncio.run(import_with_progress(settings, file.absolute(), name, dtype))
     if as_json:
-        click.echo(json.dumps({"dtype": path.name, "path": str(path)}))
+        model = str(path.parent.relative_to(settings.cache_path))
+        click.echo(json.dumps({"model": model, "dtype": path.name, "path": str(path)}))
     else:
         click.echo(f"Imported in {path.name}: {path}")
 

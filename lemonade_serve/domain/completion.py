@@ -14,7 +14,7 @@ from lemonade_serve.domain.checkpoint import AUTO, CheckpointInfo
 from lemonade_serve.domain.device import Device
 from lemonade_serve.domain.ports import CheckpointCatalog, Clock
 from lemonade_serve.domain.residency.pool import Pool
-from lemonade_serve.domain.residency.slot import Lease, Slot
+from lemonade_serve.domain.residency.slot import Lease, Slot, SlotState
 from lemonade_serve.domain.sampling import Options, resolve
 from lemonade_serve.protocol.messages import (
     ChatPrompt,
@@ -80,7 +80,7 @@ class Generation:
         self.task: asyncio.Task[None] | None = None
         self.lease: Lease | None = None
         self._loop = asyncio.get_running_loop()
-        self._unread: deque[Token | Finished | errors.LemonadeError] = deque()
+        self._unread: deque[Token | Finished | Exception] = deque()
         self._reader: asyncio.Future[None] | None = None
 
     @property
@@ -91,6 +91,10 @@ class Generation:
     @property
     def completion_tokens(self) -> int:
         return len(self.token_times)
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
 
     @property
     def ended(self) -> bool:
@@ -114,7 +118,7 @@ class Generation:
             if not self._unread:
                 raise TimeoutError
         event = self._unread.popleft()
-        if isinstance(event, errors.LemonadeError):
+        if isinstance(event, Exception):
             raise event
         return event
 
@@ -122,7 +126,7 @@ class Generation:
         if self.task:
             self.task.cancel()
 
-    def fail(self, error: errors.LemonadeError) -> None:
+    def fail(self, error: Exception) -> None:
         """End it with an error that its reader sees after what is already there."""
         self.cancel()
         self._put(error)
@@ -144,7 +148,7 @@ class Generation:
                 self.finish_reason = event.reason
         self._put(event)
 
-    def _put(self, event: Token | Finished | errors.LemonadeError) -> None:
+    def _put(self, event: Token | Finished | Exception) -> None:
         self._unread.append(event)
         if self._reader:
             _ring(self._reader)
@@ -233,10 +237,10 @@ class CompletionService:
     async def locate(self, placement: Placement) -> tuple[CheckpointInfo, Device]:
         """The checkpoint and device that a request means."""
         device = devices.place(placement.device, self._devices)
-        latest = next((slot for slot in self._pool.slots() if not slot.draining), None)
-        if placement.model is None and latest:
+        latest = next((s for s in self._pool.slots() if s.state is SlotState.RESIDENT), None)
+        if latest and placement == Placement():
             return latest.info, latest.device
-        model = placement.model or self._default_model
+        model = placement.model or (latest.info.name if latest else self._default_model)
         if model is None:
             raise errors.InvalidRequest(
                 "no model is named, none is resident and no default_model is set", param="model"
@@ -264,5 +268,5 @@ class CompletionService:
             async with self._pool.acquire(info, device, streaming=streaming) as (worker, lease):
                 generation.lease = lease
                 await worker.generate(request.prompt, params, generation.take)
-        except errors.LemonadeError as error:
+        except Exception as error:  # the reader raises it, where the API logs what nobody foresaw
             generation.fail(error)

@@ -46,7 +46,7 @@ class DiskCatalog:
     def __init__(self, root: Path, allowed: Sequence[Path] = ()) -> None:
         self._root = root
         self._allowed = [root, *allowed]
-        self._known: dict[Path, tuple[int, CheckpointInfo]] = {}
+        self._known: dict[tuple[Path, Path], tuple[int, CheckpointInfo]] = {}
 
     def find(self, name: str, dtype: str, cache_dir: str | None = None) -> CheckpointInfo:
         root = self._resolve(cache_dir)
@@ -80,8 +80,11 @@ class DiskCatalog:
     def _resolve(self, cache_dir: str | None) -> Path:
         if cache_dir is None:
             return self._root
-        path = Path(cache_dir).expanduser().resolve()
-        if not any(path.is_relative_to(root.resolve()) for root in self._allowed):
+        try:
+            path = Path(cache_dir).expanduser().resolve()
+        except (RuntimeError, ValueError):  # no such user; no such path
+            path = None
+        if path is None or not any(path.is_relative_to(root.resolve()) for root in self._allowed):
             raise errors.NotAllowed(
                 "cache_dir is outside the directories that the server's settings allow",
                 param="cache_dir",
@@ -95,13 +98,13 @@ class DiskCatalog:
             modified = (path / _CONFIG).stat().st_mtime_ns
         except OSError:
             return None
-        known = self._known.get(path)
+        known = self._known.get((path, root))
         if known is None or known[0] != modified:
             try:
                 known = (modified, _describe(path, root, modified))
             except (OSError, msgspec.DecodeError, errors.InvalidRequest) as error:
                 raise errors.ModelLoadError(f"{path}: {error}") from error
-            self._known[path] = known
+            self._known[path, root] = known
         return known[1]
 
     @contextmanager

@@ -25,6 +25,15 @@ def stored_dtype(model: Path) -> str:
         graph = onnx.load(str(model), load_external_data=False).graph
     except Exception as error:  # protobuf's DecodeError is not a public name
         raise ModelLoadError(f"{model} is not an ONNX file: {error}") from error
+    try:
+        elements = _elements(graph)
+    except (KeyError, IndexError) as error:
+        raise ModelLoadError(f"{model} has a matrix product without its {error}") from error
+    return elements.most_common(1)[0][0] if elements else "fp32"
+
+
+def _elements(graph: onnx.GraphProto) -> Counter[str]:
+    """How many matrix elements there are in each dtype."""
     floats = {t.name: t for t in graph.initializer if t.data_type in _FLOATS and len(t.dims) == 2}
     elements: Counter[str] = Counter()
     for node in graph.node:
@@ -34,4 +43,4 @@ def stored_dtype(model: Path) -> str:
         elif node.op_type in ("MatMul", "Gemm") and node.input[1] in floats:
             weight = floats[node.input[1]]
             elements[_FLOATS[weight.data_type]] += weight.dims[0] * weight.dims[1]
-    return elements.most_common(1)[0][0] if elements else "fp32"
+    return elements

@@ -85,10 +85,13 @@ class Channel:
         self._socket.sendall(encode(message))
 
     def receive(self) -> Command | None:
-        """The next frame of the daemon, or None at end of file."""
-        header = self._stream.read(_LENGTH.size)
-        if len(header) < _LENGTH.size:
+        """The next frame of the daemon, or None at end of file. Raises FrameError for nonsense."""
+        try:
+            header = self._stream.read(_LENGTH.size)
+            if len(header) < _LENGTH.size:
+                return None
+            length = _body_length(header)
+            body = self._stream.read(length)
+        except ConnectionError:  # it hung up on frames that it had not read
             return None
-        length = _body_length(header)
-        body = self._stream.read(length)
         return _command(body) if len(body) == length else None

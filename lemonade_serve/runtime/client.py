@@ -68,8 +68,8 @@ class WorkerClient:
             raise self._loss()
         number, ended = next(self._ids), self._loop.create_future()
         self._requests[number] = _Request(deliver, ended)
-        self._child.send(Generate(number, prompt, params))
         try:
+            self._child.send(Generate(number, prompt, params))
             await ended
         finally:
             # Still known: nobody has heard its end, so the worker must not go on with it.
@@ -93,7 +93,7 @@ class WorkerClient:
 
     def _pass_on(self, event: Event) -> None:
         request = self._requests.get(event.request)
-        if request is None:  # cancelled while it was on its way
+        if request is None or request.ended.done():  # cancelled while it was on its way
             log.debug("event_discarded", request=event.request, kind=type(event).__name__)
             return
         if isinstance(event, Failed):
@@ -109,7 +109,8 @@ class WorkerClient:
         await self._silent.wait()
         self.exited.set_result(await self._child.stop(self._stop_timeout_s))
         for request in self._requests.values():
-            request.ended.set_exception(self._loss())
+            if not request.ended.done():
+                request.ended.set_exception(self._loss())
         self._requests.clear()
 
     def _loss(self) -> errors.LemonadeError:

@@ -33,6 +33,7 @@ class ProcessJobRunner:
                         return report
                     case JobFailed(code, message):
                         raise errors.from_code(code, message)
-            raise errors.JobFailed(f"the job's process died: {await child.reap()}")
+            how = await child.stop(self._stop_timeout_s)
+            raise errors.JobFailed(f"the job's process died: {how}")
         finally:
             await child.stop(self._stop_timeout_s)

@@ -39,9 +39,11 @@ def read_into(inbox: Inbox, source: CommandSource) -> threading.Thread:
     whatever native code it is in."""
 
     def read() -> None:
-        while (command := source.receive()) is not None:
-            inbox.put(command)
-        os._exit(0)
+        try:
+            while (command := source.receive()) is not None:
+                inbox.put(command)
+        finally:
+            os._exit(0)
 
     thread = threading.Thread(target=read, name="reader", daemon=True)
     thread.start()

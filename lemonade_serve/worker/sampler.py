@@ -15,6 +15,8 @@ from lemonade_serve.protocol.messages import ResolvedParams
 Logits = NDArray[np.float32]
 """Shape (vocabulary,)."""
 
+_LOWEST, _HIGHEST = np.finfo(np.float32).min, np.finfo(np.float32).max
+
 
 class Sampler:
     """Draws the tokens of one sequence.
@@ -36,12 +38,12 @@ class Sampler:
         self._drawn = 0
 
     def sample(self, logits: Logits) -> int:
-        """The next token. May write into `logits`. Raises GenerationFailed on NaN."""
+        """The next token. May write into `logits`. Raises GenerationFailed for logits like NaN."""
         self._penalise(logits)
         if self._drawn < self._params.min_length:
             logits[self._eos_ids] = -np.inf
         token = int(logits.argmax())
-        if np.isnan(logits[token]):
+        if not np.isfinite(logits[token]):
             raise errors.GenerationFailed("the model computed logits that are not numbers")
         if not self._greedy:
             token = self._draw(logits)
@@ -55,14 +57,16 @@ class Sampler:
         if self._seen is None:
             return
         seen = np.fromiter(self._seen, dtype=np.int64, count=len(self._seen))
-        scores = logits[seen]
+        scores = logits[seen].astype(np.float64)
         penalty = self._params.repetition_penalty
-        logits[seen] = np.where(scores < 0, scores * penalty, scores / penalty)
+        scores = np.where(scores < 0, scores * penalty, scores / penalty)
+        logits[seen] = np.clip(scores, _LOWEST, _HIGHEST)
 
     def _draw(self, logits: Logits) -> int:
         candidates = self._most_likely(logits)
-        scores = logits[candidates].astype(np.float64) / self._params.temperature
-        odds = np.exp(scores - scores.max())
+        scores = logits[candidates].astype(np.float64)
+        with np.errstate(over="ignore"):
+            odds = np.exp((scores - scores.max()) / self._params.temperature)
         if self._params.top_p < 1:
             order = np.argsort(-odds, kind="stable")
             candidates, odds = candidates[order], odds[order]

@@ -23,8 +23,13 @@ class Detokenizer:
     def __init__(self, decode: Decode, prompt_tokens: Sequence[int] = ()) -> None:
         self._decode = decode
         self._context = list(prompt_tokens[-_CONTEXT_TOKENS:])
-        self._context_text = decode(self._context)
         self._held: list[int] = []
+        # Neither end of the context may cut a character: decoders spoil its neighbours then.
+        while decode(self._context).startswith(_REPLACEMENT):
+            del self._context[0]
+        while decode(self._context).endswith(_REPLACEMENT):
+            self._held.insert(0, self._context.pop())
+        self._context_text = decode(self._context)
 
     def push(self, token: int) -> str:
         """The text that `token` completes: often a word, sometimes nothing."""
@@ -40,8 +45,9 @@ class Detokenizer:
 
     def _release(self, text: str) -> str:
         new = text[len(self._context_text) :]
-        self._context = (self._context + self._held)[-_CONTEXT_TOKENS:]
-        self._context_text = self._decode(self._context)
+        if new:  # what was held begins and ends with a character, and so can be the context
+            self._context = self._held
+            self._context_text = self._decode(self._context)
         self._held = []
         return new
 

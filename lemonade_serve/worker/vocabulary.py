@@ -10,6 +10,8 @@ from typing import Any, NoReturn, TypeVar
 
 import jinja2
 import jinja2.ext
+import jinja2.nodes
+import jinja2.parser
 import jinja2.sandbox
 import msgspec
 from tokenizers import Tokenizer
@@ -91,8 +93,10 @@ class Vocabulary:
             return self._template.render(
                 messages=[msgspec.to_builtins(message) for message in messages],
                 add_generation_prompt=True,
+                tools=None,
+                documents=None,
             )
-        except jinja2.TemplateError as error:
+        except Exception as error:  # a stranger's code: it may do anything but harm
             raise errors.InvalidRequest(
                 f"the model's chat template refuses these messages: {error}", param="messages"
             ) from error
@@ -119,7 +123,7 @@ def _chat_template(directory: Path) -> jinja2.Template | None:
     if not source:
         return None
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
+        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols, _GenerationTag]
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception
@@ -135,9 +139,19 @@ def _chat_template(directory: Path) -> jinja2.Template | None:
         raise errors.ModelLoadError(f"the chat template in {directory}: {error}") from error
 
 
-def _to_json(value: object, indent: int | None = None) -> str:
+def _to_json(value: object, ensure_ascii: bool = False, **how: Any) -> str:
     """Jinja's own filter escapes HTML, which no model was trained on."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+    return json.dumps(value, ensure_ascii=ensure_ascii, **how)
+
+
+class _GenerationTag(jinja2.ext.Extension):
+    """`{% generation %}…{% endgeneration %}` marks for trainers what the assistant said."""
+
+    tags = {"generation"}  # noqa: RUF012, as Jinja declares it
+
+    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 def _raise_exception(message: str) -> NoReturn:

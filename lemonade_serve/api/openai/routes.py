@@ -6,18 +6,19 @@ from __future__ import annotations
 from typing import Any
 
 from litestar import Request, Response, Router, get, post
+from litestar.params import FromPath, JSONBody
 from litestar.response import Stream
 
 from lemonade_serve import errors
 from lemonade_serve.api import answer
 from lemonade_serve.api.access import exchange_of
+from lemonade_serve.api.deps import Bounds, Service
 from lemonade_serve.api.openai import schemas
 from lemonade_serve.api.openai.writers import ChatWriter, CompletionWriter
 from lemonade_serve.domain.checkpoint import CheckpointInfo
 from lemonade_serve.domain.completion import (
     ChatPrompt,
     CompletionRequest,
-    CompletionService,
     Message,
     Placement,
     TextPrompt,
@@ -28,9 +29,9 @@ from lemonade_serve.domain.completion import (
 @post("/completions", status_code=200, operation_id="create_completion")
 async def create_completion(
     request: Request[Any, Any, Any],
-    data: schemas.CompletionRequest,
-    service: CompletionService,
-    bounds: answer.StreamBounds,
+    data: JSONBody[schemas.CompletionRequest],
+    service: Service,
+    bounds: Bounds,
 ) -> Response[schemas.Completion] | Stream:
     """Continue a prompt."""
     prompt = _prompt(data.prompt)
@@ -45,9 +46,9 @@ async def create_completion(
 @post("/chat/completions", status_code=200, operation_id="create_chat_completion")
 async def create_chat_completion(
     request: Request[Any, Any, Any],
-    data: schemas.ChatRequest,
-    service: CompletionService,
-    bounds: answer.StreamBounds,
+    data: JSONBody[schemas.ChatRequest],
+    service: Service,
+    bounds: Bounds,
 ) -> Response[schemas.ChatCompletion] | Stream:
     """Answer a chat, by the model's own template."""
     prompt = ChatPrompt(tuple(Message(m.role, _content(m)) for m in data.messages))
@@ -60,14 +61,14 @@ async def create_chat_completion(
 
 
 @get("/models", operation_id="list_models")
-async def list_models(service: CompletionService) -> schemas.Models:
+async def list_models(service: Service) -> schemas.Models:
     """The models on disk, each once."""
     by_name = {info.name: info for info in await service.checkpoints()}
     return schemas.Models(data=[_model(info) for info in by_name.values()])
 
 
 @get("/models/{model_id:path}", operation_id="retrieve_model")
-async def retrieve_model(service: CompletionService, model_id: str) -> schemas.Model:
+async def retrieve_model(service: Service, model_id: FromPath[str]) -> schemas.Model:
     """One of them."""
     info, _ = await service.locate(Placement(model=model_id.lstrip("/")))
     return _model(info)
@@ -101,7 +102,7 @@ def _prompt(given: str | list[Any]) -> TextPrompt | TokensPrompt:
             return TextPrompt(text)
         case [str() | list() as only]:
             return _prompt(only)
-        case [int(), *_] if all(type(token) is int for token in given):
+        case [int(), *_] if all(type(token) is int and 0 <= token < 2**31 for token in given):
             return TokensPrompt(tuple(given))
         case [str() | list(), *_]:
             raise errors.InvalidRequest("one prompt a request, please", param="prompt")

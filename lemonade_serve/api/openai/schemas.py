@@ -19,8 +19,6 @@ from lemonade_serve.domain.sampling import (
     TopP,
 )
 
-TokenIds = Annotated[list[Annotated[int, Meta(ge=0)]], Meta(min_length=1)]
-
 
 class StreamOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     include_usage: bool = False

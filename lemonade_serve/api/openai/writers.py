@@ -17,7 +17,7 @@ def usage_of(generation: Generation) -> schemas.Usage:
     return schemas.Usage(
         prompt_tokens=generation.prompt_tokens,
         completion_tokens=generation.completion_tokens,
-        total_tokens=generation.prompt_tokens + generation.completion_tokens,
+        total_tokens=generation.total_tokens,
         prompt_tokens_details=schemas.PromptTokensDetails(cached_tokens=generation.cached_tokens),
     )
 

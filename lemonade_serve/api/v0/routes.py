@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from typing import Any
 
+import msgspec
 from litestar import Request, Response, Router, get, post
-from litestar.params import Parameter
+from litestar.params import FromQuery, JSONBody
 from litestar.response import Stream
 
 from lemonade_serve import __version__, errors
 from lemonade_serve.api import answer
 from lemonade_serve.api.access import exchange_of
+from lemonade_serve.api.deps import Bounds, Service
 from lemonade_serve.api.errors import Shown
 from lemonade_serve.api.v0 import schemas
 from lemonade_serve.domain.checkpoint import AUTO
@@ -19,12 +21,9 @@ from lemonade_serve.domain.completion import (
     CompletionRequest,
     CompletionService,
     Generation,
-    Placement,
     TextPrompt,
 )
 from lemonade_serve.domain.device import HYBRID
-
-Query = Annotated[str | None, Parameter(required=False)]
 
 
 class SpecWriter:
@@ -43,9 +42,9 @@ class SpecWriter:
 @post("/completions", status_code=200, operation_id="complete")
 async def complete(
     request: Request[Any, Any, Any],
-    data: schemas.CompletionBody,
-    service: CompletionService,
-    bounds: answer.StreamBounds,
+    data: JSONBody[schemas.CompletionBody],
+    service: Service,
+    bounds: Bounds,
 ) -> Response[schemas.Completion] | Stream:
     """Continue a prompt, with the model that is named or the one used last."""
     wanted = CompletionRequest(
@@ -62,7 +61,7 @@ async def complete(
 
 
 @post("/load", status_code=200, operation_id="load")
-async def load(data: schemas.LoadBody, service: CompletionService) -> schemas.Status:
+async def load(data: JSONBody[schemas.LoadBody], service: Service) -> schemas.Status:
     """Make a model resident before it is needed."""
     return await _load(data, service)
 
@@ -70,23 +69,21 @@ async def load(data: schemas.LoadBody, service: CompletionService) -> schemas.St
 @get("/load", operation_id="load_by_query")
 async def load_by_query(
     request: Request[Any, Any, Any],
-    service: CompletionService,
-    model: Query = None,
-    device: str = HYBRID,
-    dtype: str = AUTO,
-    cache_dir: Query = None,
+    service: Service,
+    model: FromQuery[str],
+    device: FromQuery[str] = HYBRID,
+    dtype: FromQuery[str] = AUTO,
+    cache_dir: FromQuery[str | None] = None,
 ) -> schemas.Status:
     """As POST, with query parameters; not for web pages of other sites."""
-    _refuse_cross_site(request)
-    if model is None:
-        raise errors.InvalidRequest("model is required", param="model")
-    placement = Placement(model=model, device=device, dtype=dtype, cache_dir=cache_dir)
-    return await _load(placement, service)
+    _check_query(request, schemas.LoadBody)
+    body = schemas.LoadBody(model=model, device=device, dtype=dtype, cache_dir=cache_dir)
+    return await _load(body, service)
 
 
 @post("/unload", status_code=200, operation_id="unload")
 async def unload(
-    service: CompletionService, data: schemas.UnloadBody | None = None
+    service: Service, data: JSONBody[schemas.UnloadBody | None] = None
 ) -> schemas.Status:
     """Unload what is named, or everything; running requests finish first unless `force`."""
     return await _unload(data or schemas.UnloadBody(), service)
@@ -95,18 +92,18 @@ async def unload(
 @get("/unload", operation_id="unload_by_query")
 async def unload_by_query(
     request: Request[Any, Any, Any],
-    service: CompletionService,
-    model: Query = None,
-    device: Query = None,
-    force: bool = False,
+    service: Service,
+    model: FromQuery[str | None] = None,
+    device: FromQuery[str | None] = None,
+    force: FromQuery[bool] = False,
 ) -> schemas.Status:
     """As POST, with query parameters; not for web pages of other sites."""
-    _refuse_cross_site(request)
+    _check_query(request, schemas.UnloadBody)
     return await _unload(schemas.UnloadBody(model=model, device=device, force=force), service)
 
 
 @get("/health", operation_id="health", sync_to_thread=False)
-def health(service: CompletionService) -> schemas.Health:
+def health(service: Service) -> schemas.Health:
     """What is resident, the most recently used model first. Looking changes nothing."""
     loaded = _loaded(service)
     return schemas.Health(
@@ -126,13 +123,13 @@ def _completion(generation: Generation, text: str) -> schemas.Completion:
         usage=schemas.Usage(
             prompt_tokens=generation.prompt_tokens,
             completion_tokens=generation.completion_tokens,
-            total_tokens=generation.prompt_tokens + generation.completion_tokens,
+            total_tokens=generation.total_tokens,
         ),
     )
 
 
-async def _load(placement: Placement, service: CompletionService) -> schemas.Status:
-    info = await service.load(placement)
+async def _load(wanted: schemas.LoadBody, service: CompletionService) -> schemas.Status:
+    info = await service.load(wanted)
     return schemas.Status(
         status="success", message=f"Model loaded successfully: {info.name} in {info.dtype}"
     )
@@ -144,9 +141,13 @@ async def _unload(wanted: schemas.UnloadBody, service: CompletionService) -> sch
     return schemas.Status(status="success", message=message)
 
 
-def _refuse_cross_site(request: Request[Any, Any, Any]) -> None:
+def _check_query(request: Request[Any, Any, Any], body: type[msgspec.Struct]) -> None:
+    """A GET that changes something takes what the POST takes, and from its own site only."""
     if request.headers.get("sec-fetch-site") == "cross-site":
         raise errors.NotAllowed("a page of another site may not do this: use POST")
+    for name in request.query_params:
+        if name not in body.__struct_fields__:
+            raise errors.InvalidRequest(f"there is no parameter {name!r} here", param=name)
 
 
 def _loaded(service: CompletionService) -> list[schemas.LoadedModel]:

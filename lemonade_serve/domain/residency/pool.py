@@ -36,6 +36,7 @@ class Pool:
         self._max_requests = max_requests
         self._unload_timeout_s = unload_timeout_s
         self._clock = clock
+        self._closed = False
         self._slots: dict[tuple[object, Device], Slot] = {}
 
     def slots(self) -> Sequence[Slot]:
@@ -84,13 +85,16 @@ class Pool:
         return len(leaving)
 
     async def close(self) -> None:
-        """Unload everything, at once."""
+        """Unload everything, at once and for good."""
+        self._closed = True
         await self.unload(force=True)
 
     async def _slot(self, info: CheckpointInfo, device: Device) -> Slot:
         key = (info.path, device)
         while (slot := self._slots.get(key)) and slot.draining:
             await slot.gone.wait()
+        if self._closed:
+            raise errors.Draining
         if slot is None:
             # In a context of its own: what becomes of the worker is not this request's doing.
             context = contextvars.Context()
@@ -102,7 +106,7 @@ class Pool:
         return slot
 
     def _loaded(self, slot: Slot) -> None:
-        where = {"model": slot.info.name, "device": slot.device.value, "dtype": slot.info.dtype}
+        where = _labels(slot)
         if (worker := slot.worker) is None:
             error = "cancelled" if slot.loading.cancelled() else str(slot.loading.exception())
             self._observer.observe(events.CheckpointLoadFailed(reason=error, **where))
@@ -118,7 +122,7 @@ class Pool:
         )
 
     def _exited(self, slot: Slot, reason: str) -> None:
-        where = {"model": slot.info.name, "device": slot.device.value, "dtype": slot.info.dtype}
+        where = _labels(slot)
         if slot.draining:
             self._observer.observe(events.CheckpointUnloaded(**where))
         else:
@@ -140,6 +144,10 @@ class Pool:
                     await asyncio.wait_for(slot.idle.wait(), self._unload_timeout_s)
             await worker.stop(errors.Unavailable(f"{slot.info.name} was unloaded"))
         await slot.gone.wait()
+
+
+def _labels(slot: Slot) -> dict[str, str]:
+    return {"model": slot.info.name, "device": slot.device.value, "dtype": slot.info.dtype}
 
 
 async def _loaded_worker(slot: Slot) -> Worker:

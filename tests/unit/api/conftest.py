@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 import httpx
 import pytest
-from litestar.exceptions import LitestarDeprecationWarning
 
 from lemonade_serve.app import Application, create_app
 from lemonade_serve.settings import Settings
@@ -42,11 +40,7 @@ def open_house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
     @asynccontextmanager
     async def house(**settings: Any) -> AsyncGenerator[House]:
         launcher = FakeLauncher("so", " it", " goes")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", LitestarDeprecationWarning)
-            application = create_app(
-                Settings(cache_dir=str(tmp_path), **settings), launcher=launcher
-            )
+        application = create_app(Settings(cache_dir=str(tmp_path), **settings), launcher=launcher)
         transport = httpx.ASGITransport(application.asgi)  # type: ignore[arg-type]
         async with httpx.AsyncClient(transport=transport, base_url="http://house") as client:
             yield House(application, launcher, client)

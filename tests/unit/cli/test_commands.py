@@ -98,6 +98,7 @@ class TestImport:
         result = invoke("import", str(file), "--cache-dir", str(cache), "--json")
         assert result.exit_code == 0, result.output
         assert json.loads(result.stdout) == {
+            "model": "Tiny",
             "dtype": "int8",
             "path": str(cache / "Tiny" / "int8"),
         }
