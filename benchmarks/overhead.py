@@ -1,19 +1,20 @@
 """What HTTP, the frames and the worker process cost over a bare onnxruntime-genai loop.
 
-    python -m benchmarks.overhead [--pairs 9] [--cache-dir DIR] [--model NAME]
+    python -m benchmarks.overhead [--rounds 9] [--threads N] [--cache-dir DIR]
 
-Both sides have the same checkpoint, threads, prompts and greedy decoding, and take turns; every
-prompt is new, so that no prefix is reused. The bare loop is the one of onnxruntime-genai's own
-examples, in a process of its own. Writes benchmarks/results/overhead.json and prints a table.
+Three sides take turns with the same checkpoint, threads, prompts and greedy decoding: `raw`, the
+loop of onnxruntime-genai's own examples; `worker`, a worker's loop alone; `http`, the daemon. Every
+prompt is new, so that no prefix is reused. Writes benchmarks/results/overhead.json, prints a table.
 """
 
 from __future__ import annotations
 
 import argparse
-import http.client
 import json
 import os
 import random
+import re
+import socket
 import statistics
 import subprocess
 import sys
@@ -28,16 +29,17 @@ from benchmarks.machine import provenance
 from lemonade_serve.app import create_catalog
 from lemonade_serve.settings import load_settings
 
-_WORDS = "lemon lime orange river mountain quiet engine window paper silver garden winter".split()
+_WORDS = ("lemon", "lime", "orange", "river", "mountain", "quiet", "engine", "window", "paper")
 _OUTPUT_TOKENS = 64
 _PROMPT_WORDS = (32, 256)
+_WARM_UP_ROUNDS = 4
 
 
-class RawLoop:
-    """The child process below: one prompt in, the times of its tokens out."""
+class Loop:
+    """A loop in a process of its own: one prompt in, the times of its tokens out."""
 
-    def __init__(self, checkpoint: Path, threads: int) -> None:
-        command = [sys.executable, "-m", "benchmarks.raw_genai", str(checkpoint), str(threads)]
+    def __init__(self, module: str, checkpoint: Path, threads: int) -> None:
+        command = [sys.executable, "-m", module, str(checkpoint), str(threads)]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -55,7 +57,7 @@ class RawLoop:
 
 
 class Http:
-    """The daemon, asked over a socket by the plainest client there is."""
+    """The daemon, asked by a client that only notes when which bytes came: it shares the cores."""
 
     def __init__(self, port: int, model: str) -> None:
         self._port = port
@@ -70,17 +72,19 @@ class Http:
             "ignore_eos": True,
             "stream": True,
         }
-        content, times = json.dumps(body), []
-        connection = http.client.HTTPConnection("127.0.0.1", self._port)
-        connection.connect()
-        began = time.perf_counter()
-        connection.request("POST", "/v1/completions", content, {"Content-Type": "application/json"})
-        for line in connection.getresponse():
-            if line.startswith(b"data: {"):
-                at = time.perf_counter()
-                if json.loads(line[6:])["choices"][0]["text"]:
-                    times.append(at)
-        connection.close()
+        content = json.dumps(body).encode()
+        head = (
+            "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+        )
+        chunks = []
+        with socket.create_connection(("127.0.0.1", self._port)) as connection:
+            began = time.perf_counter()
+            connection.sendall(head.encode() + content)
+            while chunk := connection.recv(65536):
+                chunks.append((time.perf_counter(), chunk))
+        times = [at for at, chunk in chunks if re.search(rb'"text":"[^"]', chunk)]
+        assert b"[DONE]" in chunks[-1][1] or b"[DONE]" in chunks[-2][1], chunks[-1]
         return _figures(began, times)
 
 
@@ -103,7 +107,7 @@ def daemon(cache_dir: Path, port: int, threads: int) -> Iterator[None]:
             for _ in range(300):
                 time.sleep(0.1)
                 try:
-                    http.client.HTTPConnection("127.0.0.1", port).request("GET", "/readyz")
+                    socket.create_connection(("127.0.0.1", port)).close()
                 except OSError:
                     continue
                 break
@@ -113,54 +117,77 @@ def daemon(cache_dir: Path, port: int, threads: int) -> Iterator[None]:
             process.wait()
 
 
-def measure(raw: RawLoop, served: Http, pairs: int, seed: int) -> list[dict[str, Any]]:
+def measure(sides: dict[str, Loop | Http], rounds: int, seed: int) -> list[dict[str, Any]]:
+    """One row a round: every side's figures for the same prompt, each side first in its turn."""
     choose = random.Random(seed)  # noqa: S311
     rows = []
     for words in _PROMPT_WORDS:
-        for number in range(-1, pairs):
+        for number in range(-_WARM_UP_ROUNDS, rounds):
             prompt = " ".join(choose.choices(_WORDS, k=words))
-            sides = [("raw", raw), ("http", served)]
-            choose.shuffle(sides)
-            row: dict[str, Any] = {"prompt_words": words, "first": sides[0][0]}
-            row |= {name: side.run(prompt) for name, side in sides}  # type: ignore[attr-defined]
-            if number >= 0:  # the first pair warms both
+            names = list(sides)
+            order = names[number % len(names) :] + names[: number % len(names)]
+            row: dict[str, Any] = {"prompt_words": words, "order": order}
+            row |= {name: sides[name].run(prompt) for name in order}
+            if number >= 0:
                 rows.append(row)
     return rows
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Medians over the rounds; what is added to `raw` and the ratio to it are taken by round."""
     table = []
     for words in _PROMPT_WORDS:
-        pairs = [row for row in rows if row["prompt_words"] == words]
-        entry: dict[str, Any] = {"prompt_words": words, "pairs": len(pairs)}
-        for figure in ("ttft_ms", "per_token_ms"):
-            for side in ("raw", "http"):
-                entry[f"{side}_{figure}"] = statistics.median(row[side][figure] for row in pairs)
-            added = [row["http"][figure] - row["raw"][figure] for row in pairs]
-            entry[f"added_{figure}"] = statistics.median(added)
-            ratios = [row["http"][figure] / row["raw"][figure] for row in pairs]
-            entry[f"ratio_{figure}"] = statistics.median(ratios)
-            entry[f"ratio_{figure}_spread"] = [min(ratios), max(ratios)]
-        table.append(entry)
+        rounds = [row for row in rows if row["prompt_words"] == words]
+        for side in ("raw", "worker", "http"):
+            entry: dict[str, Any] = {"prompt_words": words, "rounds": len(rounds), "side": side}
+            for figure in ("ttft_ms", "per_token_ms"):
+                ratios = sorted(row[side][figure] / row["raw"][figure] for row in rounds)
+                added = [row[side][figure] - row["raw"][figure] for row in rounds]
+                entry[figure] = statistics.median(row[side][figure] for row in rounds)
+                entry[f"{figure}_added"] = statistics.median(added)
+                entry[f"{figure}_ratio"] = statistics.median(ratios)
+                entry[f"{figure}_ratio_quartiles"] = [
+                    ratios[len(ratios) // 4],
+                    ratios[-1 - len(ratios) // 4],
+                ]
+            table.append(entry)
     return table
+
+
+def show(table: list[dict[str, Any]]) -> None:
+    print("words  side    TTFT ms  added  ratio   token ms  added  ratio (quartiles)")
+    for row in table:
+        low, high = row["per_token_ms_ratio_quartiles"]
+        print(
+            f"{row['prompt_words']:5}  {row['side']:6} {row['ttft_ms']:8.1f} "
+            f"{row['ttft_ms_added']:6.1f}  {row['ttft_ms_ratio']:.3f} {row['per_token_ms']:9.2f} "
+            f"{row['per_token_ms_added']:6.2f}  {row['per_token_ms_ratio']:.3f} "
+            f"({low:.3f} to {high:.3f})"
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--port", type=int, default=12345)
     parser.add_argument("--model", default="SmolLM2-135M-Instruct")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--cache-dir")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/overhead.json"))
     given = parser.parse_args()
     settings = load_settings(flags={"cache_dir": given.cache_dir})
     checkpoint = create_catalog(settings).find(given.model, "auto")
-    threads = len(os.sched_getaffinity(0))
+    threads = given.threads
     with daemon(settings.cache_path, given.port, threads):
-        raw = RawLoop(checkpoint.path, threads)
-        rows = measure(raw, Http(given.port, given.model), given.pairs, given.seed)
-        raw.close()
+        loops = {
+            "raw": Loop("benchmarks.raw_genai", checkpoint.path, threads),
+            "worker": Loop("benchmarks.worker_loop", checkpoint.path, threads),
+        }
+        sides: dict[str, Loop | Http] = {**loops, "http": Http(given.port, given.model)}
+        rows = measure(sides, given.rounds, given.seed)
+        for loop in loops.values():
+            loop.close()
     result = {
         "about": __doc__.splitlines()[0],
         "machine": provenance(),
@@ -169,12 +196,11 @@ def main() -> None:
         "checkpoint": {"name": checkpoint.name, "dtype": checkpoint.dtype},
         "output_tokens": _OUTPUT_TOKENS,
         "summary": summary(rows),
-        "pairs": rows,
+        "rounds": rows,
     }
     given.output.parent.mkdir(parents=True, exist_ok=True)
     given.output.write_text(json.dumps(result, indent=1) + "\n")
-    for entry in result["summary"]:
-        print(json.dumps(entry))
+    show(result["summary"])
 
 
 if __name__ == "__main__":

@@ -23,9 +23,8 @@ def main() -> None:
         began = time.perf_counter()
         tokens = tokenizer.encode(prompt)
         params = og.GeneratorParams(model)
-        params.set_search_options(
-            max_length=len(tokens) + new_tokens, min_length=len(tokens) + new_tokens, do_sample=False
-        )
+        length = len(tokens) + new_tokens
+        params.set_search_options(max_length=length, min_length=length, do_sample=False)
         generator = og.Generator(model, params)
         stream = tokenizer.create_stream()
         generator.append_tokens(tokens)

@@ -70,6 +70,15 @@ def test_a_list_in_the_environment_is_written_as_a_path_is() -> None:
     assert settings.cache_root_paths == [Path("/a"), Path("/b")]
 
 
+@pytest.mark.parametrize(
+    "name", ["LEMONADE_CACHE_ROOTS", "LEMONADE_CACHE_DIR", "LEMONADE_SERVER__PORT"]
+)
+def test_a_variable_that_is_empty_says_nothing(name: str) -> None:
+    settings = load_settings(environment={name: ""})
+    assert settings == Settings()
+    assert settings.cache_root_paths == []
+
+
 def test_other_variables_are_not_ours() -> None:
     environment = {
         "PATH": "/bin",
@@ -164,6 +173,13 @@ def test_a_variable_that_cannot_be_is_named_with_its_source(
         load_settings(environment={name: value})
     assert raised.value.message.startswith("environment: ")
     assert f"`$.{key}`" in raised.value.message
+
+
+def test_a_section_given_as_a_value_is_named() -> None:
+    environment = {"LEMONADE_SERVER": "x", "LEMONADE_SERVER__PORT": "1"}
+    for order in (environment, dict(reversed(environment.items()))):
+        with pytest.raises(SettingsError, match=r"^environment: .*server"):
+            load_settings(environment=order)
 
 
 def test_flags_are_not_taken_loosely() -> None:

@@ -160,6 +160,27 @@ class TestOverHTTP:
         ask()
 
     @asynchronous
+    async def test_json_that_is_too_deep_is_an_invalid_request(self, open_house: Open) -> None:
+        async with open_house() as house:
+            headers = {"content-type": "application/json"}
+            prompt = b"[" * 5000 + b'"x"' + b"]" * 5000
+            body = b'{"model": "small", "prompt": ' + prompt + b"}"
+            answer = await house.client.post("/v1/completions", content=body, headers=headers)
+            assert answer.status_code == 400
+            assert "nested too deeply" in _message(answer)
+
+    @pytest.mark.parametrize("path", ["/api/v0/completions", "/v1/completions"])
+    def test_a_body_that_is_missing_is_said_to_be_so(self, open_house: Open, path: str) -> None:
+        @asynchronous
+        async def ask() -> None:
+            async with open_house() as house:
+                answer = await house.client.post(path)
+                assert answer.status_code == 400
+                assert "has no body" in _message(answer)
+
+        ask()
+
+    @asynchronous
     async def test_a_trailing_comma_is_said_to_be_the_fault(self, open_house: Open) -> None:
         async with open_house() as house:
             headers = {"content-type": "application/json"}

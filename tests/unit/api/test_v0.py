@@ -74,6 +74,27 @@ async def test_without_any_model_a_completion_is_refused(open_house: Open) -> No
         assert "no model is named" in answer.json()["message"]
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "status", "code"),
+    [
+        ("dtype", "fp32", 400, "device_unavailable"),
+        ("cache_dir", "/etc", 403, "permission_error"),
+    ],
+)
+def test_what_a_completion_says_of_its_checkpoint_counts_without_a_model_too(
+    open_house: Open, name: str, value: str, status: int, code: str
+) -> None:
+    @asynchronous
+    async def ask() -> None:
+        async with open_house() as house:
+            await house.client.post("/api/v0/load", json={"model": "small"})
+            body = {"prompt": "x", "max_length": 1, name: value}
+            answer = await house.client.post("/api/v0/completions", json=body)
+            assert (answer.status_code, answer.json()["code"]) == (status, code)
+
+    ask()
+
+
 @pytest.mark.parametrize("verb", ["GET", "POST"])
 def test_load_and_unload_answer_to_both_verbs(open_house: Open, verb: str) -> None:
     @asynchronous
@@ -116,6 +137,18 @@ async def test_unload_takes_what_it_names(open_house: Open) -> None:
         ]
 
 
+@asynchronous
+async def test_an_unload_that_says_what_is_not_known_unloads_nothing(open_house: Open) -> None:
+    async with open_house() as house:
+        await house.client.post("/api/v0/load", json={"model": "small"})
+        by_query = await house.client.get("/api/v0/unload", params={"modle": "x"})
+        by_body = await house.client.post("/api/v0/unload", json={"modle": "x"})
+        for answer in (by_query, by_body):
+            assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request_error")
+            assert "'modle'" in answer.json()["message"]
+        assert len((await health(house))["all_models_loaded"]) == 1
+
+
 @pytest.mark.parametrize("path", ["/api/v0/load?model=small", "/api/v0/unload"])
 def test_a_page_of_another_site_changes_nothing(open_house: Open, path: str) -> None:
     @asynchronous
@@ -148,9 +181,8 @@ def test_a_load_that_cannot_be_says_why(
         async with open_house() as house:
             answer = await house.client.post("/api/v0/load", json=body)
             assert (answer.status_code, answer.json()["code"]) == (status, code)
-            if "colour" not in body:
-                answer = await house.client.get("/api/v0/load", params=body)
-                assert (answer.status_code, answer.json()["code"]) == (status, code)
+            answer = await house.client.get("/api/v0/load", params=body)
+            assert (answer.status_code, answer.json()["code"]) == (status, code)
             assert house.launcher.launches == []
 
     ask()

@@ -87,6 +87,14 @@ def test_a_socket_that_a_killed_daemon_left_behind_is_removed(tmp_path: Path) ->
     assert not path.exists()
 
 
+def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "precious"
+    path.write_text("x")
+    with pytest.raises(SettingsError, match="is no socket"):
+        _check_address(Server(uds=str(path)))
+    assert path.read_text() == "x"
+
+
 def test_a_socket_that_is_not_there_is_fine(tmp_path: Path) -> None:
     _check_address(Server(uds=str(tmp_path / "daemon.sock")))
 

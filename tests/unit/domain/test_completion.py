@@ -232,6 +232,17 @@ async def test_a_lost_worker_comes_out_after_what_it_said() -> None:
 
 
 @asynchronous
+async def test_an_error_that_nobody_foresaw_reaches_the_reader() -> None:
+    house = House()
+    generation = await house.begin(max_length=FOREVER)
+    await generation.next()
+    house.worker.break_with(KeyError("?"))
+    with pytest.raises(KeyError):
+        while True:
+            await generation.next()
+
+
+@asynchronous
 async def test_cancelling_gives_the_lease_back_and_closes_the_request() -> None:
     house = House()
     generation = await house.begin(max_length=FOREVER)

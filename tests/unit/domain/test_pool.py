@@ -457,6 +457,21 @@ async def test_closing_while_something_loads_leaves_nothing() -> None:
 
 
 @asynchronous
+async def test_closing_leaves_nothing_for_those_who_wait_for_it_to_leave() -> None:
+    house = House()
+    async with house.running():
+        unloading = house.start(house.pool.unload())
+        await until(lambda: house.states == [SlotState.DRAINING])
+        late = house.start(house.use())
+        await settled()
+        await house.pool.close()
+    await unloading
+    with pytest.raises(errors.Unavailable):
+        await late
+    assert (house.resident, house.launcher.alive) == ([], [])
+
+
+@asynchronous
 async def test_a_lease_says_whether_it_streams() -> None:
     house = House()
     async with house.pool.acquire(SMALL, Device.CPU, streaming=True) as (_, lease):

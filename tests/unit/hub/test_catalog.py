@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from onnx import helper
 
 from lemonade_serve import errors
 from lemonade_serve.hub.catalog import DiskCatalog
-from tests.unit.hub.graphs import put
+from tests.unit.hub.graphs import put, write
 
 
 @pytest.fixture
@@ -126,11 +127,18 @@ class TestReading:
         assert catalog.list() == []
 
 
+def put_senseless_graph(path: Path) -> None:
+    """A matrix product that does not say how large it is."""
+    node = helper.make_node("MatMulNBits", ["x", "p", "s"], ["y"], domain="com.microsoft")
+    write(path / "model.onnx", [node])
+
+
 BREAKING: dict[str, Callable[[Path], object]] = {
     "no configuration worth the name": lambda path: (path / "genai_config.json").write_text("{"),
     "no context length": lambda path: (path / "genai_config.json").write_text('{"model": {}}'),
     "no graph": lambda path: (path / "model.onnx").unlink(),
     "a graph that is none": lambda path: (path / "model.onnx").write_bytes(b"\xff" * 9),
+    "a graph that makes no sense": put_senseless_graph,
 }
 
 
@@ -170,6 +178,14 @@ class TestCacheDir:
         assert names(catalog, root / "team") == [("small", "int4")]
         assert catalog.find("small", "auto", str(root / "team")).name == "small"
 
+    def test_one_checkpoint_has_a_name_under_each_root(
+        self, catalog: DiskCatalog, root: Path
+    ) -> None:
+        put(root / "team" / "small" / "int4")
+        assert names(catalog) == [("team/small", "int4")]
+        assert catalog.find("small", "auto", str(root / "team")).name == "small"
+        assert names(catalog) == [("team/small", "int4")]
+
     def test_a_root_of_the_settings_may_be_named(self, root: Path, tmp_path: Path) -> None:
         put(tmp_path / "other" / "small" / "int4")
         catalog = DiskCatalog(root, [tmp_path / "other"])
@@ -178,7 +194,11 @@ class TestCacheDir:
             catalog.find("small", "auto")
 
     @pytest.mark.parametrize(
-        "cache_dir", ["/", "/etc", "..", "{root}/..", "{root}x", "{root}/a/../.."]
+        "cache_dir",
+        [
+            *("/", "/etc", "..", "{root}/..", "{root}x", "{root}/a/../.."),
+            *("~nobody-at-all/x", "a\0b"),
+        ],
     )
     def test_any_other_directory_is_refused(
         self, catalog: DiskCatalog, root: Path, cache_dir: str

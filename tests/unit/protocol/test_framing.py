@@ -144,6 +144,15 @@ def test_a_cut_stream_is_its_end(ends: tuple[socket.socket, Channel], kept: int)
     assert channel.receive() is None
 
 
+def test_a_daemon_that_hung_up_on_unread_frames_is_an_end(
+    ends: tuple[socket.socket, Channel],
+) -> None:
+    ours, channel = ends
+    channel.send(messages.Hello(1))
+    ours.close()
+    assert channel.receive() is None
+
+
 @pytest.mark.parametrize(
     "body",
     [b"", b"\xc1", b"\x00", b"garbage", msgspec.msgpack.encode(["Nobody", 1]), b"\x92\xa5Hello"],

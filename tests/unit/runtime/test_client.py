@@ -5,26 +5,32 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Callable
 
 import pytest
 
 from lemonade_serve import errors
 from lemonade_serve.domain.device import Device
 from lemonade_serve.protocol.messages import (
+    Command,
+    Events,
     Finished,
     FinishReason,
     ImportGguf,
     JobDone,
+    Ready,
+    Report,
     ResolvedParams,
     Started,
     TextPrompt,
     Token,
+    TokensPrompt,
 )
 from lemonade_serve.runtime.client import WorkerClient
 from lemonade_serve.runtime.jobs import ProcessJobRunner
 from lemonade_serve.runtime.launcher import ProcessLauncher
 from lemonade_serve.settings import Worker as WorkerSettings
-from tests.fakes import asynchronous, checkpoint
+from tests.fakes import asynchronous, checkpoint, until
 from tests.unit.runtime.conftest import Behave
 from tests.unit.runtime.test_child import children
 
@@ -143,6 +149,63 @@ async def test_a_worker_that_talks_nonsense_is_hung_up_on(behave: Behave) -> Non
     with pytest.raises(errors.WorkerLost, match="malformed"):
         await ask(worker, "nonsense")
     assert children() == []
+
+
+@asynchronous
+async def test_a_request_that_cannot_be_sent_is_forgotten(behave: Behave) -> None:
+    worker = await launch(behave)
+    with pytest.raises(OverflowError):
+        await worker.generate(TokensPrompt((2**64,)), ResolvedParams(), lambda _: None)
+    assert worker._requests == {}
+    await worker.stop(errors.Draining())
+
+
+class ScriptedChild:
+    """A `Child` without a process: it says what a test says, and when."""
+
+    pid = 1
+
+    def __init__(self) -> None:
+        self.heard: list[Command] = []
+
+    def listen(self, listener: Callable[[Report | None], None]) -> None:
+        self.say = listener
+
+    def send(self, command: Command) -> None:
+        self.heard.append(command)
+
+    async def stop(self, timeout_s: float) -> str:
+        return "exit code 0"
+
+    def client(self) -> WorkerClient:
+        ready = Ready("tiny", 64, has_chat_template=False, load_s=0.0)
+        return WorkerClient(self, ready, stop_timeout_s=8)  # type: ignore[arg-type]
+
+
+@asynchronous
+async def test_a_request_may_finish_in_the_very_turn_in_which_it_is_given_up() -> None:
+    child = ScriptedChild()
+    worker = child.client()
+    leaving = asyncio.create_task(ask(worker, "x"))
+    await until(lambda: child.heard)
+    leaving.cancel()
+    child.say(Events((Finished(1, "", FinishReason.STOP),)))
+    child.say(None)
+    await worker.exited
+    await asyncio.wait({leaving})
+    assert leaving.cancelled()
+
+
+@asynchronous
+async def test_a_request_given_up_as_the_worker_dies_keeps_the_loss_from_nobody() -> None:
+    child = ScriptedChild()
+    worker = child.client()
+    leaving, staying = (asyncio.create_task(ask(worker, "x")) for _ in range(2))
+    await until(lambda: len(child.heard) == 2)
+    child.say(None)
+    leaving.cancel()
+    with pytest.raises(errors.WorkerLost):
+        await staying
 
 
 @asynchronous

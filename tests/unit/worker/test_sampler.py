@@ -162,6 +162,11 @@ def test_the_repetition_penalty_sees_generated_tokens_too() -> None:
     assert [chosen.sample(logits_of(0, 6, 6.5, 5)) for _ in range(3)] == [1, 3, 2]
 
 
+def test_the_smallest_repetition_penalty_works() -> None:
+    chosen = sampler(0, 1, repetition_penalty=1e-300, temperature=0.0)
+    assert chosen.sample(logits_of(0, 4, 8)) == 1
+
+
 def test_no_penalty_leaves_the_logits_alone() -> None:
     logits = logits_of(0, 4, -3, 4)
     sampler(1, 2, temperature=0.0).sample(logits)
@@ -180,9 +185,10 @@ def test_min_length_holds_when_drawing_too() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
-def test_logits_that_are_not_numbers_are_an_error(temperature: float) -> None:
+@pytest.mark.parametrize("logit", [math.nan, math.inf])
+def test_logits_that_are_not_numbers_are_an_error(logit: float, temperature: float) -> None:
     with pytest.raises(errors.GenerationFailed, match="not numbers"):
-        sampler(temperature=temperature).sample(logits_of(1, math.nan, 2))
+        sampler(temperature=temperature).sample(logits_of(1, logit, 2))
 
 
 def test_forbidden_tokens_are_never_drawn() -> None:
@@ -192,3 +198,7 @@ def test_forbidden_tokens_are_never_drawn() -> None:
 
 def test_logits_far_apart_do_not_overflow() -> None:
     assert drawn(sampler(temperature=0.01), logits_of(-3e4, 3e4, 2.9e4), 20) == {1: 20}
+
+
+def test_the_smallest_temperature_is_nearly_greedy() -> None:
+    assert drawn(sampler(temperature=5e-324), logits_of(1, 3, 2, 2.5), 20) == {1: 20}

@@ -96,6 +96,11 @@ class TestByteLevel:
         detokenizer = Detokenizer(decoding(BYTES), bytes_of("the prompt"))
         assert "".join(spoken(detokenizer, bytes_of(" goes on"))) == " goes on"
 
+    def test_a_character_that_the_prompt_began_comes_out_whole(self) -> None:
+        first, last = bytes_of("😀")[:2], bytes_of("😀")[2:]
+        detokenizer = Detokenizer(decoding(BYTES), bytes_of("a") + first)
+        assert "".join(spoken(detokenizer, last + bytes_of("b"))) == "😀b"
+
     def test_flushing_an_untouched_one_says_nothing(self) -> None:
         assert Detokenizer(decoding(BYTES), bytes_of("x")).flush() == ""
 
@@ -132,6 +137,19 @@ class TestSentencePiece:
     def test_half_a_character_comes_out_marked_at_the_end(self) -> None:
         tokens = self.ids("▁hello", "<0xF0>", "<0x9F>")
         assert "".join(spoken(Detokenizer(decoding(PIECES)), tokens)) == "hello" + REPLACEMENT * 2
+
+    def test_three_emoji_in_a_row_come_out_whole(self) -> None:
+        tokens = PIECES.encode("a😀😀😀", add_special_tokens=False).ids
+        assert "".join(spoken(Detokenizer(decoding(PIECES)), tokens)) == "a😀😀😀"
+
+    def test_emoji_after_a_prompt_of_emoji_come_out_whole(self) -> None:
+        emoji = self.ids(*(f"<0x{byte:02X}>" for byte in "😀😀".encode()))
+        assert "".join(spoken(Detokenizer(decoding(PIECES), emoji), emoji)) == "😀😀"
+
+    @given(texts)
+    def test_what_is_pushed_is_what_the_tokens_say(self, text: str) -> None:
+        tokens = PIECES.encode("a" + text, add_special_tokens=False).ids
+        assert "".join(spoken(Detokenizer(decoding(PIECES)), tokens)) == PIECES.decode(tokens)
 
 
 def passed(stops: Sequence[str], pieces: Sequence[str]) -> tuple[str, bool]:

@@ -128,6 +128,19 @@ class TestTemplates:
         rendered = vocabulary.render((Message("user", "<é> & 'x'"),))
         assert rendered == """{"role": "user", "content": "<é> & 'x'"}"""
 
+    def test_json_is_written_as_the_template_wants(self, make_vocabulary: MakeVocabulary) -> None:
+        how = "ensure_ascii=False, indent=None, separators=(',', ':'), sort_keys=True"
+        vocabulary = make_vocabulary(template=f"{{{{ messages[1] | tojson({how}) }}}}")
+        assert vocabulary.render(TURNS) == '{"content":"Hi","role":"user"}'
+
+    def test_it_may_mark_what_was_generated(self, make_vocabulary: MakeVocabulary) -> None:
+        template = "{% generation %}x{% endgeneration %}"
+        assert make_vocabulary(template=template).render(TURNS) == "x"
+
+    def test_it_sees_that_there_are_no_tools(self, make_vocabulary: MakeVocabulary) -> None:
+        template = "{% if tools is not none or documents is not none %}tools{% endif %}"
+        assert make_vocabulary(template=template).render(TURNS) == ""
+
     def test_blocks_leave_no_lines_behind(self, make_vocabulary: MakeVocabulary) -> None:
         template = (
             "{% for m in messages %}\n  {% if loop.first %}\n{{ m.content }}\n  {% endif %}\n"
@@ -144,9 +157,16 @@ class TestTemplates:
 
     @pytest.mark.parametrize(
         "template",
-        ["{{ raise_exception('no system turn, please') }}", "{{ nothing.at.all }}"],
+        [
+            "{{ raise_exception('no system turn, please') }}",
+            "{{ nothing.at.all }}",
+            "{{ 'a' + 1 }}",
+            "{{ 1 / 0 }}",
+            "{{ range(10**7) }}",
+            "{{ [1, 'a'] | sort }}",
+        ],
     )
-    def test_a_chat_that_the_template_refuses_is_an_invalid_request(
+    def test_a_chat_that_the_template_refuses_or_fails_on_is_an_invalid_request(
         self, make_vocabulary: MakeVocabulary, template: str
     ) -> None:
         with pytest.raises(errors.InvalidRequest, match="refuses these messages") as raised:
