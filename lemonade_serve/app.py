@@ -91,6 +91,7 @@ def create_catalog(settings: Settings) -> DiskCatalog:
 def create_job_runner(settings: Settings) -> JobRunner:
     """What runs imports."""
     return ProcessJobRunner(
+        timeout_s=settings.job.timeout_s,
         handshake_timeout_s=settings.worker.handshake_timeout_s,
         stop_timeout_s=settings.worker.stop_timeout_s,
     )

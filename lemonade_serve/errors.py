@@ -7,10 +7,10 @@ LemonadeError
 │   └── NoChatTemplate          chat asked of a checkpoint without a template
 ├── NotAllowed                  understood, and refused
 ├── ModelNotFound               no such checkpoint
-├── QueueFull                   the model's queue is at its bound
-├── Unavailable                 try again later
-│   ├── Draining                the daemon is shutting down
-│   └── NoCapacity              no room on the device in time
+├── Retryable                   nothing is wrong with the request
+│   ├── QueueFull               the model's queue is at its bound
+│   └── Unavailable             the server cannot take it now
+│       └── Draining            the daemon is shutting down
 ├── ModelLoadError              the worker could not load the checkpoint
 ├── GenerationFailed            the engine failed in mid-request
 ├── WorkerLost                  the worker process died

@@ -1,8 +1,8 @@
 """What an operator may set: a TOML file, then the environment, then flags; the last one wins.
 
-Every bound of the daemon is a field here, with its unit in the name (`_s` seconds, `_bytes`,
-`_tokens`). In the environment a field is `LEMONADE_<FIELD>`, or `LEMONADE_<SECTION>__<FIELD>`; a
-variable that is empty says nothing.
+Every bound that an operator may have to move is a field here, with its unit in the name (`_s`
+seconds, `_bytes`, `_tokens`). In the environment a field is `LEMONADE_<FIELD>`, or
+`LEMONADE_<SECTION>__<FIELD>`; a variable that is empty says nothing.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ class Server(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """A Unix socket to listen on, instead of host and port."""
     allow_keyless: bool = False
     """Answer on other addresses than loopback although no API key is set."""
+    max_connections: Count = 1024
+    """Connections held open at the same time; further ones wait to be accepted."""
     max_body_bytes: Count = 16 * 1024 * 1024
     status_hold_s: Seconds = 1.0
     """A stream's HTTP status waits so long for the first token, so that errors can be honest."""
@@ -62,6 +64,13 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """An unload waits so long for running requests, then cuts them."""
 
 
+class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Processes that do long work once, such as an import."""
+
+    timeout_s: Seconds = 7200.0
+    """A job that takes longer is ended."""
+
+
 class Log(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is written to standard error."""
 
@@ -79,6 +88,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Serves requests that name no model while none is resident."""
     server: Server = Server()
     worker: Worker = Worker()
+    job: Job = Job()
     log: Log = Log()
 
     @property
@@ -91,7 +101,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def _absolute(path: str) -> Path:
-    return Path(path).expanduser().absolute()
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise SettingsError(f"{path}: {error}") from error
 
 
 _PREFIX = "LEMONADE_"
@@ -124,7 +137,7 @@ def load_settings(
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text())
+        return tomllib.loads(file.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"{file}: {error}") from error
 

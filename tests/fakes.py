@@ -164,7 +164,7 @@ class FakeWorker:
     def __init__(self, info: CheckpointInfo, *, pid: int, words: Sequence[str]) -> None:
         self.pid = pid
         self.info = info
-        self.ready = Ready("fake", info.context_length, has_chat_template=True, load_s=0.5)
+        self.ready = Ready("fake", load_s=0.5)
         self.exited: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.memory_bytes = 1 << 20
         self.prompts: list[Prompt] = []

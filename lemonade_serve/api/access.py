@@ -22,6 +22,8 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 PROBES = frozenset({"/livez", "/live", "/readyz"})
 """Answered while draining, and not worth a line in the log."""
 
+_CROSS_SITE = errors.NotAllowed("a web page of another site may not use this server")
+
 log = structlog.get_logger()
 
 
@@ -93,7 +95,9 @@ class Access:
         with structlog.contextvars.bound_contextvars(request_id=exchange.request_id):
             try:
                 if self.draining:
-                    await _refuse(scope["path"], labelled)
+                    await _refuse(errors.Draining(), scope["path"], labelled)
+                elif _header(scope, b"sec-fetch-site") == "cross-site":
+                    await _refuse(_CROSS_SITE, scope["path"], labelled)
                 else:
                     await self._app(scope, receive, labelled)
             finally:
@@ -117,16 +121,19 @@ class Access:
 
 def _request_id(scope: Scope) -> str:
     """The caller's own id where it is harmless, else a new one."""
-    given = next((v for k, v in scope["headers"] if k == b"x-request-id"), b"").decode("latin-1")
+    given = _header(scope, b"x-request-id")
     return given if _REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(12)}"
 
 
-async def _refuse(path: str, send: Send) -> None:
-    shown = show(errors.Draining())
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"retry-after", str(shown.retry_after_s).encode()),
-    ]
+def _header(scope: Scope, name: bytes) -> str:
+    return next((v for k, v in scope["headers"] if k == name), b"").decode("latin-1")
+
+
+async def _refuse(error: errors.LemonadeError, path: str, send: Send) -> None:
+    shown = show(error)
+    headers = [(b"content-type", b"application/json")]
+    if shown.retry_after_s:
+        headers.append((b"retry-after", str(shown.retry_after_s).encode()))
     await send({"type": "http.response.start", "status": shown.status, "headers": headers})
     body = msgspec.json.encode(shown.body(path))
     await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -110,7 +110,9 @@ def _invalid(error: ValidationException) -> tuple[str, str | None]:
 
 def report(event: str, error: Exception) -> None:
     """Log a failure: what is known by its words, what nobody foresaw with its traceback."""
-    if isinstance(error, errors.LemonadeError):
+    if isinstance(error, errors.InvalidRequest):
+        log.warning(event, code=error.code)  # its message may quote the request
+    elif isinstance(error, errors.LemonadeError):
         log.warning(event, code=error.code, reason=error.message)
     else:
         log.error(event, exc_info=error)

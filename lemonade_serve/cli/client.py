@@ -58,7 +58,9 @@ async def ask(base_url: str, path: str, body: dict[str, Any]) -> AsyncGenerator[
     timeout = httpx.Timeout(_SILENCE_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S)
     try:
         async with (
-            httpx.AsyncClient(base_url=base_url, timeout=timeout) as client,
+            httpx.AsyncClient(
+                base_url=base_url, timeout=timeout, trust_env=not _is_loopback(base_url)
+            ) as client,
             client.stream("POST", path, json=wanted) as response,
         ):
             if response.status_code != 200:
@@ -73,6 +75,11 @@ async def ask(base_url: str, path: str, body: dict[str, Any]) -> AsyncGenerator[
         ) from error
     except httpx.TransportError as error:
         raise LemonadeError(f"the daemon at {base_url} did not finish: {error!r}") from error
+
+
+def _is_loopback(base_url: str) -> bool:
+    """A proxy of the environment is not for this machine."""
+    return httpx.URL(base_url).host in ("127.0.0.1", "localhost", "::1")
 
 
 def _piece(event: dict[str, Any]) -> Piece:

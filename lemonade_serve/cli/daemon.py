@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +22,20 @@ from lemonade_serve.settings import Settings
 
 log = structlog.get_logger()
 
+_LOOPBACK = "127.0.0.1"
 _FAREWELL_S = 2.0
 """How long clients get to read the error event that ends their stream at the drain's deadline."""
 
 
 async def run_daemon(
-    settings: Settings, when_ready: Callable[[], Awaitable[bool]] | None = None
+    settings: Settings, when_ready: Callable[[], Coroutine[Any, Any, bool]] | None = None
 ) -> None:
     """Answer until SIGTERM or SIGINT, then let running requests finish; a second one cuts them.
 
     `when_ready` runs as soon as the daemon answers, and says whether it shall go on. Raises
     SettingsError when the daemon may not, or cannot, listen where the settings say.
     """
-    _check_exposure(settings.server)
-    _check_address(settings.server)
+    check_listening(settings.server)
     application = create_app(settings)
     server = _granian(application, settings.server)
     stopping, hurrying = asyncio.Event(), asyncio.Event()
@@ -48,8 +48,13 @@ async def run_daemon(
     try:
         await _either(application.started.wait(), serving)
         log.info("daemon_ready", version=__version__, listening=listening(settings.server))
-        if when_ready and not await when_ready():
-            stopping.set()
+        if when_ready:
+            errand = asyncio.create_task(when_ready())
+            await _either(stopping.wait(), errand)
+            if not errand.done():
+                errand.cancel()
+            elif not errand.result():
+                stopping.set()
         await _either(stopping.wait(), serving)
         await _drain(application, settings.server.drain_timeout_s, hurrying)
     finally:
@@ -91,13 +96,21 @@ def _granian(application: Application, settings: ServerSettings) -> Server:
     """ADR 0002 says why it is embedded, and why it is one."""
     return Server(
         application.asgi,
-        address=settings.host,
+        address=str(_ip(settings)),
         port=settings.port,
         uds=Path(settings.uds) if settings.uds else None,
         interface=Interfaces.ASGI,
+        backlog=settings.max_connections,
+        backpressure=settings.max_connections,
         websockets=False,
         log_enabled=False,
     )
+
+
+def check_listening(server: ServerSettings) -> None:
+    """Raises SettingsError when a daemon may not, or could not, listen there."""
+    _check_exposure(server)
+    _check_address(server)
 
 
 def _check_exposure(server: ServerSettings) -> None:
@@ -120,7 +133,7 @@ def _check_address(server: ServerSettings) -> None:
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((server.host, server.port))
+            probe.bind((str(_ip(server)), server.port))
         except OSError as error:
             raise SettingsError(
                 f"cannot listen on {server.host} port {server.port}: {error.strerror}. "
@@ -146,6 +159,6 @@ def _check_socket_file(path: Path) -> None:
 
 def _ip(server: ServerSettings) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     try:
-        return ipaddress.ip_address(server.host)
+        return ipaddress.ip_address(_LOOPBACK if server.host == "localhost" else server.host)
     except ValueError:
         raise SettingsError(f"server.host must be an IP address, not {server.host!r}") from None

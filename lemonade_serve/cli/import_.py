@@ -23,8 +23,9 @@ from lemonade_serve.settings import Settings, load_settings
     "--dtype",
     default="auto",
     show_default=True,
-    help="auto keeps the file's own precision; fp32 is for verification; int8 and int4 where the "
-    "file can be written so without quantising it again.",
+    type=click.Choice(["auto", "int4", "int8", "fp32"]),
+    help="What the matrices are stored in. auto: what is nearest to the file, at 4 or 8 bit. int4: "
+    "for files that are 4 bit already. fp32: exact, large and slow, for verification.",
 )
 @options.cache_dir
 @options.config
@@ -37,9 +38,11 @@ def import_(
     config: Path | None,
     as_json: bool,
 ) -> None:
-    """Make a checkpoint out of a GGUF file, without quantising anything twice.
+    """Make a checkpoint out of a GGUF file (architectures llama and gemma3).
 
-    It appears all at once when it is complete; one of the same name and dtype is replaced.
+    What is 4 bit in the file is never quantised to 4 bit again; docs/import.md says what is exact.
+    The checkpoint appears all at once when it is complete; one of the same name and dtype gives
+    way then.
     """
     settings = load_settings(file=config, flags={"cache_dir": cache_dir})
     path = asyncio.run(import_with_progress(settings, file.absolute(), name, dtype))

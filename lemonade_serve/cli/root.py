@@ -13,6 +13,8 @@ from lemonade_serve.cli.list_ import list_
 from lemonade_serve.cli.run import run
 from lemonade_serve.cli.serve import serve
 from lemonade_serve.errors import LemonadeError
+from lemonade_serve.settings import Log
+from lemonade_serve.telemetry.logging import configure_logging
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -30,6 +32,7 @@ def cli() -> None:
     Settings come from --config FILE (TOML), then from LEMONADE_... in the environment, then from
     the flags of a command.
     """
+    configure_logging(Log(level="warning"))
 
 
 for command in (demo, import_, list_, run, serve):
@@ -50,3 +53,6 @@ def main() -> None:
         sys.exit(1)
     except BrokenPipeError:
         sys.exit(141)
+    except OSError as error:
+        click.echo(f"lemonade-serve: {error}", err=True)
+        sys.exit(1)

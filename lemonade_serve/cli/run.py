@@ -29,7 +29,8 @@ def run(
 ) -> None:
     """Ask a running daemon; the answer streams to the terminal.
 
-    PROMPT is read from standard input when it is not given, or is -.
+    MODEL is a name that `lemonade-serve list` shows; it loads if it is not loaded. PROMPT is read
+    from standard input when it is not given, or is -.
     """
     stats, as_json = said.pop("stats"), said.pop("as_json")
     if prompt in (None, "-"):

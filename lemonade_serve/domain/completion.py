@@ -240,7 +240,9 @@ class CompletionService:
         latest = next((s for s in self._pool.slots() if s.state is SlotState.RESIDENT), None)
         if latest and placement == Placement():
             return latest.info, latest.device
-        model = placement.model or (latest.info.name if latest else self._default_model)
+        model = placement.model
+        if model is None:
+            model = latest.info.name if latest else self._default_model
         if model is None:
             raise errors.InvalidRequest(
                 "no model is named, none is resident and no default_model is set", param="model"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import shutil
@@ -11,15 +12,20 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from lemonade_serve import errors
 from lemonade_serve.domain.checkpoint import DTYPES, CheckpointInfo, check_name, choose_dtype
 from lemonade_serve.hub.matrices import stored_dtype
 
 _CONFIG = "genai_config.json"
+_PROVENANCE = "provenance.json"
 _MAX_DEPTH = 4
 """Directories below a root that are searched: publisher, name, dtype, and one to spare."""
 _STAGING = ".staging-"
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
+
+log = structlog.get_logger()
 
 
 class _Decoder(msgspec.Struct):
@@ -34,6 +40,10 @@ class _Model(msgspec.Struct):
 
 class _Config(msgspec.Struct):
     model: _Model
+
+
+class _Provenance(msgspec.Struct):
+    dtype: str
 
 
 class DiskCatalog:
@@ -73,8 +83,10 @@ class DiskCatalog:
         root = self._resolve(cache_dir)
         infos = []
         for path in _walk(root, _MAX_DEPTH):
-            with suppress(errors.ModelLoadError):
+            try:
                 infos += [info] if (info := self._read(path, root)) else []
+            except errors.ModelLoadError as error:
+                log.warning("checkpoint_unreadable", reason=error.message)
         return sorted(infos, key=lambda info: (info.name, info.dtype))
 
     def _resolve(self, cache_dir: str | None) -> Path:
@@ -124,14 +136,15 @@ class DiskCatalog:
             yield directory
 
     def publish(self, staged: Path, name: str, dtype: str) -> Path:
-        """Give a finished directory its place, by rename; one that was there before gives way."""
+        """Give a finished directory its place, by rename; one that was there before goes with
+        the staging. Raises JobFailed where that cannot be."""
         target = self._root / check_name(name) / dtype
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staged.chmod(0o755)
-        with suppress(FileNotFoundError):
-            target.rename(self._root / f"{_STAGING}replaced-{os.getpid()}")
-        staged.rename(target)
-        _remove_abandoned(self._root)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            staged.chmod(0o755)
+            _exchange(staged, target) if target.exists() else staged.rename(target)
+        except OSError as error:
+            raise errors.JobFailed(f"cannot put a checkpoint at {target}: {error}") from error
         return target
 
 
@@ -142,12 +155,20 @@ def _describe(path: Path, root: Path, modified_ns: int) -> CheckpointInfo:
     return CheckpointInfo(
         name=check_name(name),
         path=path,
-        dtype=stored_dtype(path / model.decoder.filename),
+        dtype=_imported_dtype(path) or stored_dtype(path / model.decoder.filename),
         architecture=model.type,
         context_length=model.context_length,
         bytes=sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
         modified_s=modified_ns // 1_000_000_000,
     )
+
+
+def _imported_dtype(path: Path) -> str | None:
+    """What our importer wrote down; of other checkpoints the graph has to be read."""
+    try:
+        return msgspec.json.decode((path / _PROVENANCE).read_bytes(), type=_Provenance).dtype
+    except (OSError, msgspec.DecodeError):
+        return None
 
 
 def _subdirectories(path: Path) -> list[Path]:
@@ -161,6 +182,16 @@ def _walk(path: Path, depth: int) -> Iterator[Path]:
     for child in _subdirectories(path) if depth else []:
         yield child
         yield from _walk(child, depth - 1)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Swap two directories in one step, so that a kill loses neither."""
+    done = ctypes.CDLL(None, use_errno=True).renameat2(
+        _AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE
+    )
+    if done != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 @contextmanager

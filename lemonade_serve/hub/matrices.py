@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-
-import onnx
+from typing import TYPE_CHECKING
 
 from lemonade_serve.errors import ModelLoadError
 
-_FLOATS = {
-    onnx.TensorProto.FLOAT: "fp32",
-    onnx.TensorProto.FLOAT16: "fp16",
-    onnx.TensorProto.BFLOAT16: "bf16",
-}
+if TYPE_CHECKING:
+    from onnx import GraphProto
+
+_FLOATS = {1: "fp32", 10: "fp16", 16: "bf16"}
+"""By the numbers of onnx.TensorProto.DataType."""
 
 
 def stored_dtype(model: Path) -> str:
@@ -21,6 +20,8 @@ def stored_dtype(model: Path) -> str:
 
     Raises OSError, and ModelLoadError for a file that is not ONNX.
     """
+    import onnx  # heavy, and not needed for checkpoints of our own making
+
     try:
         graph = onnx.load(str(model), load_external_data=False).graph
     except Exception as error:  # protobuf's DecodeError is not a public name
@@ -32,7 +33,7 @@ def stored_dtype(model: Path) -> str:
     return elements.most_common(1)[0][0] if elements else "fp32"
 
 
-def _elements(graph: onnx.GraphProto) -> Counter[str]:
+def _elements(graph: GraphProto) -> Counter[str]:
     """How many matrix elements there are in each dtype."""
     floats = {t.name: t for t in graph.initializer if t.data_type in _FLOATS and len(t.dims) == 2}
     elements: Counter[str] = Counter()

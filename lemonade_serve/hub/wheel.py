@@ -72,7 +72,7 @@ def _install(parts: Sequence[WheelFile], requirements: Path, target: Path) -> No
 def _installer() -> list[str]:
     """The one that this environment has: pip, or uv where an environment came without pip."""
     if importlib.util.find_spec("pip"):
-        return [sys.executable, "-m", "pip", "install", "--no-compile"]
+        return [sys.executable, "-P", "-m", "pip", "install", "--no-compile"]
     if uv := shutil.which("uv"):
         return [uv, "pip", "install", "--python", sys.executable]
     raise JobFailed("neither pip nor uv is here to download with: install one of them")

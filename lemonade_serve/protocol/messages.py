@@ -98,8 +98,6 @@ class Ready(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """The checkpoint is loaded and warm."""
 
     engine: str
-    context_length: int
-    has_chat_template: bool
     load_s: float
 
 

@@ -9,8 +9,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from signal import Signals
 
+import structlog
+
 from lemonade_serve.protocol import framing
 from lemonade_serve.protocol.messages import PROTOCOL_VERSION, Command, Hello, Report
+
+log = structlog.get_logger()
+
+_PIECE_BYTES = 4096
 
 Listener = Callable[[Report | None], None]
 """Takes the child's frames as they come; None is the end of file."""
@@ -29,6 +35,7 @@ class Child(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._process: asyncio.subprocess.Process
+        self._overhearing: asyncio.Task[None]
         self._transport: asyncio.Transport
         self._parser = framing.ReportParser()
         self._unheard: asyncio.Queue[Report | None] = asyncio.Queue()
@@ -40,19 +47,28 @@ class Child(asyncio.Protocol):
         """Start it and wait for its Hello. Raises ChildError; leaves no process then."""
         child = cls()
         ours, theirs = socket.socketpair()
-        with theirs:
-            child._transport, _ = await asyncio.get_running_loop().create_connection(
-                lambda: child, sock=ours
-            )
-            child._process = await asyncio.create_subprocess_exec(
+        child._transport, _ = await asyncio.get_running_loop().create_connection(
+            lambda: child, sock=ours
+        )
+        try:
+            child._process = process = await asyncio.create_subprocess_exec(
                 sys.executable,
+                "-P",  # what lies in the current directory is nobody's module
                 "-m",
                 module,
                 str(theirs.fileno()),
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=sys.stderr.fileno(),  # standard output is for what the user asked for
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
             )
+        except BaseException:
+            child._transport.close()
+            raise
+        finally:
+            theirs.close()
+        if process.stderr:
+            child._overhearing = asyncio.create_task(_overhear(process.pid, process.stderr))
         try:
             async with asyncio.timeout(handshake_timeout_s):
                 await child._shake_hands()
@@ -98,6 +114,7 @@ class Child(asyncio.Protocol):
         """Wait for the process to end; says how it did."""
         code = await self._process.wait()
         self._transport.close()
+        await asyncio.shield(self._overhearing)
         how = f"killed by {Signals(-code).name}" if code < 0 else f"exit code {code}"
         return f"{self._fault}; {how}" if self._fault else how
 
@@ -124,3 +141,9 @@ class Child(asyncio.Protocol):
             raise ChildError(
                 "the installed package is not the one this daemon runs: restart the daemon"
             )
+
+
+async def _overhear(pid: int, stderr: asyncio.StreamReader) -> None:
+    """What a child writes to standard error is for the log, a piece at a time."""
+    while piece := await stderr.read(_PIECE_BYTES):
+        log.warning("child_output", pid=pid, text=piece.decode(errors="replace"))

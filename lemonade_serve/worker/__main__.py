@@ -62,12 +62,7 @@ def _load(load: Load, inbox: Inbox, channel: Channel) -> tuple[Loop, Ready]:
         idle_sequences=load.idle_sequences,
         prefill_chunk_tokens=load.prefill_chunk_tokens,
     )
-    ready = Ready(
-        engine=engine.name,
-        context_length=vocabulary.context_length,
-        has_chat_template=vocabulary.has_chat_template,
-        load_s=time.monotonic() - began,
-    )
+    ready = Ready(engine.name, time.monotonic() - began)
     return Loop(engine, vocabulary, inbox, channel.send), ready
 
 

@@ -39,11 +39,13 @@ def read_into(inbox: Inbox, source: CommandSource) -> threading.Thread:
     whatever native code it is in."""
 
     def read() -> None:
+        code = 1
         try:
             while (command := source.receive()) is not None:
                 inbox.put(command)
+            code = 0
         finally:
-            os._exit(0)
+            os._exit(code)
 
     thread = threading.Thread(target=read, name="reader", daemon=True)
     thread.start()
@@ -104,6 +106,10 @@ class Loop:
                 )
         except errors.LemonadeError as error:
             self._emit([Failed(request, error.code, error.message, error.param)])
+            return
+        except Exception as error:  # one request's trouble is not the others'; its text stays here
+            failure = f"the prompt could not be read: {type(error).__name__}"
+            self._emit([Failed(request, errors.GenerationFailed.code, failure)])
             return
         max_tokens = min(params.max_length, room)
         eos_ids = self._vocabulary.eos_ids

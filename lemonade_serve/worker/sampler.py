@@ -68,7 +68,7 @@ class Sampler:
         with np.errstate(over="ignore"):
             odds = np.exp((scores - scores.max()) / self._params.temperature)
         if self._params.top_p < 1:
-            order = np.argsort(-odds, kind="stable")
+            order = np.argsort(-scores, kind="stable")
             candidates, odds = candidates[order], odds[order]
             mass = np.cumsum(odds)
             kept = int(np.searchsorted(mass, self._params.top_p * mass[-1])) + 1

@@ -53,6 +53,8 @@ class Vocabulary:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self.size = self._tokenizer.get_vocab_size(with_added_tokens=True)
+        longest_token = max(map(len, self._tokenizer.get_vocab(with_added_tokens=True)))
+        self._longest_prompt = self.context_length * longest_token
         self._template = _chat_template(directory)
 
     @property
@@ -73,11 +75,22 @@ class Vocabulary:
                         f"token ids are 0 to {self.size - 1} for this model", param="prompt"
                     )
             case ChatPrompt(messages):
-                ids = self._tokenizer.encode(self.render(messages), add_special_tokens=False).ids
+                ids = self._tokenise(self.render(messages), add_special_tokens=False)
             case TextPrompt(text):
-                ids = self._tokenizer.encode(text).ids
+                ids = self._tokenise(text, add_special_tokens=True)
         if not ids:
             raise errors.InvalidRequest("the prompt is empty", param="prompt")
+        return ids
+
+    def _tokenise(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Raises ContextLengthExceeded without a look at a text that no tokens could shorten."""
+        if len(text) > self._longest_prompt:
+            raise errors.ContextLengthExceeded(
+                f"the prompt has {len(text)} characters; this model's context is "
+                f"{self.context_length} tokens",
+                param="prompt",
+            )
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -96,10 +109,15 @@ class Vocabulary:
                 tools=None,
                 documents=None,
             )
-        except Exception as error:  # a stranger's code: it may do anything but harm
+        except _Refusal as error:
             raise errors.InvalidRequest(
                 f"the model's chat template refuses these messages: {error}", param="messages"
             ) from error
+        except Exception as error:  # a stranger's code may fail as it likes, with the prompt in it
+            raise errors.InvalidRequest(
+                f"the model's chat template fails on these messages: {type(error).__name__}",
+                param="messages",
+            ) from None
 
 
 _T = TypeVar("_T")
@@ -154,5 +172,9 @@ class _GenerationTag(jinja2.ext.Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
+class _Refusal(Exception):
+    """What a template says on purpose."""
+
+
 def _raise_exception(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
+    raise _Refusal(message)

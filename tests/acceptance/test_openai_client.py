@@ -60,19 +60,37 @@ def test_a_chat_streams_with_usage(client: openai.OpenAI) -> None:
     assert chunks[-1].usage.completion_tokens > 0
 
 
-def test_a_conversation_reuses_what_the_model_has_read(client: openai.OpenAI) -> None:
-    messages = [{"role": "user", "content": "Tell me about lemons. " * 20}]
-    first = client.chat.completions.create(model=MODEL, messages=messages, max_tokens=8)  # type: ignore[arg-type]
-    messages += [
-        {"role": "assistant", "content": first.choices[0].message.content or ""},
-        {"role": "user", "content": "And limes?"},
-    ]
-    second = client.chat.completions.create(model=MODEL, messages=messages, max_tokens=8)  # type: ignore[arg-type]
-    assert first.usage is not None
-    assert second.usage is not None
-    details = second.usage.prompt_tokens_details
-    assert details is not None
-    assert (details.cached_tokens or 0) >= first.usage.prompt_tokens - 2
+class Chat:
+    """A conversation at the default length, whose answers end at their first full stop."""
+
+    def __init__(self, client: openai.OpenAI, subject: str) -> None:
+        self._client = client
+        self._messages = [{"role": "system", "content": f"You talk about {subject}. " * 20}]
+        self._read = 0
+
+    def turn(self) -> tuple[int, int]:
+        """Tokens of the prompt that were read before, and how many of these were not read again."""
+        self._messages.append({"role": "user", "content": "Go on, in a few words. " * 5})
+        answer = self._client.chat.completions.create(
+            model=MODEL,
+            messages=self._messages,
+            stop=[".", "!", "?", ","],  # type: ignore[arg-type]
+        )
+        self._messages.append({"role": "assistant", "content": answer.choices[0].message.content})  # type: ignore[dict-item]
+        assert answer.usage is not None
+        assert answer.usage.prompt_tokens_details is not None
+        before, self._read = self._read, answer.usage.prompt_tokens
+        return before, answer.usage.prompt_tokens_details.cached_tokens or 0
+
+
+def test_conversations_side_by_side_reuse_what_the_model_has_read(client: openai.OpenAI) -> None:
+    chats = [Chat(client, "lemons"), Chat(client, "the sea")]
+    for chat in chats:
+        chat.turn()
+    for _ in range(3):
+        for chat in chats:
+            before, reused = chat.turn()
+            assert reused >= before - 2
 
 
 def test_the_asynchronous_client_completes(shared_daemon: Daemon) -> None:

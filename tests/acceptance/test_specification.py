@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -177,13 +179,15 @@ def test_messages_say_what_is_wrong_and_what_there_is(shared_daemon: Daemon) -> 
     assert "trailing comma" in trailing.json()["message"]
 
 
-def test_a_web_page_cannot_load_or_unload(shared_daemon: Daemon) -> None:
-    for path in ("load", "unload"):
-        answer = shared_daemon.client.get(
-            f"/api/v0/{path}", params={"model": MODEL}, headers={"Sec-Fetch-Site": "cross-site"}
-        )
-        assert answer.status_code == 403
-        assert answer.json()["code"] == "permission_error"
+@pytest.mark.parametrize("verb", ["GET", "POST"])
+@pytest.mark.parametrize("path", ["/api/v0/load", "/api/v0/unload", "/v1/completions"])
+def test_a_web_page_of_another_site_cannot_do_anything(
+    shared_daemon: Daemon, verb: str, path: str
+) -> None:
+    headers = {"Sec-Fetch-Site": "cross-site", "Content-Type": "text/plain"}
+    answer = shared_daemon.client.request(verb, path, headers=headers)
+    assert answer.status_code == 403
+    assert "permission_error" in answer.text
 
 
 def test_cache_dir_may_be_inside_the_allowed_roots(
@@ -240,6 +244,44 @@ def test_a_base_model_has_no_chat(
         "/v1/completions", json={"model": "variant", "prompt": "Hi", "max_tokens": 1}
     )
     assert plain.status_code == 200
+
+
+def test_a_directory_as_the_model_builder_makes_it_is_served(
+    start_daemon: StartDaemon, cache_dir: Path, tmp_path: Path
+) -> None:
+    """One end-of-sequence id, not a list; the template in a file of its own; no provenance."""
+    source = cache_dir / MODEL / "int8"
+    config = json.loads((source / "genai_config.json").read_text())
+    config["model"]["eos_token_id"] = config["model"]["eos_token_id"][0]
+    tokenizer = json.loads((source / "tokenizer_config.json").read_text())
+    cache = _variant(
+        cache_dir,
+        tmp_path,
+        **{
+            "genai_config.json": json.dumps(config),
+            "chat_template.jinja": tokenizer.pop("chat_template"),
+            "tokenizer_config.json": json.dumps(tokenizer),
+            "provenance.json": "",
+        },
+    )
+    (cache / "variant" / "provenance.json").unlink()
+    daemon = start_daemon(LEMONADE_CACHE_DIR=str(cache))
+    question = {"role": "user", "content": "In which city is the Eiffel Tower?"}
+    chat = {"model": "variant", "messages": [question], "temperature": 0, "max_tokens": 32}
+    answer = daemon.client.post("/v1/chat/completions", json=chat).json()
+    assert "Paris" in answer["choices"][0]["message"]["content"]
+    assert daemon.model()["dtype"] == "int8"
+
+
+def test_more_connections_than_a_backlog_are_served(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon()
+    with ExitStack() as held:
+        for _ in range(200):
+            idle = held.enter_context(socket.socket(socket.AF_UNIX))
+            idle.connect(str(daemon.socket))
+            idle.sendall(b"GET /livez HTTP/1.1\r\nHost: daemon\r\n\r\n")
+            assert b"200 OK" in idle.recv(4096)
+        assert daemon.client.get("/livez", timeout=5).status_code == 200
 
 
 def test_every_request_has_an_id_and_one_line_with_its_figures(start_daemon: StartDaemon) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,6 +24,9 @@ _SUBJECTS = [
     "😀😃😄😁😆😅🤣😂",
     "नमस्ते दुनिया, สวัสดี",
 ]
+
+
+_seen: Counter[str] = Counter()
 
 
 def _body(n: int) -> dict[str, Any]:
@@ -55,10 +59,13 @@ def _whole(daemon: Daemon, body: dict[str, Any]) -> tuple[str, str]:
 def test_a_stream_says_what_the_whole_answer_says(shared_daemon: Daemon, n: int) -> None:
     body = _body(n)
     whole, reason = _whole(shared_daemon, body)
+    _seen["texts"] += 1
     pieces, stream_reason = _streamed(shared_daemon, body)
     assert "".join(pieces) == whole
     assert stream_reason == reason
-    if n % 2 and len(whole) > 4:
+    _seen["beyond ASCII"] += not whole.isascii()
+    if len(whole) > 4:
+        _seen["stops"] += 1
         # Now end it at a stop string that begins and ends in the middle of something.
         start = random.Random(n).randrange(1, len(whole) - 2)  # noqa: S311
         stop = whole[start : start + 5]
@@ -66,6 +73,13 @@ def test_a_stream_says_what_the_whole_answer_says(shared_daemon: Daemon, n: int)
         assert _whole(shared_daemon, {**body, "stop": [stop, "\0never"]}) == (cut, "stop")
         pieces, stream_reason = _streamed(shared_daemon, {**body, "stop": [stop, "\0never"]})
         assert ("".join(pieces), stream_reason) == (cut, "stop")
+
+
+def test_the_prompts_were_worth_their_number() -> None:
+    """Run after them: most texts were cut by a stop string, and many are not plain English."""
+    if _seen["texts"] == 100:
+        assert _seen["stops"] >= 80
+        assert _seen["beyond ASCII"] >= 20
 
 
 def test_no_event_holds_half_a_character(shared_daemon: Daemon) -> None:

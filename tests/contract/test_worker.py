@@ -113,7 +113,7 @@ async def test_a_request_is_started_spoken_and_finished(house: Callable[[], Hous
     assert finished.reason is FinishReason.LENGTH
     times = [event.at for event in events if isinstance(event, Started | Token)]
     assert times == sorted(times)
-    assert worker.ready.context_length > 0
+    assert worker.ready.load_s > 0
     assert worker.memory_bytes > 0
     await worker.stop(errors.Draining())
 

@@ -102,7 +102,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: str | None
 
 
-class Completion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
+class Completion(msgspec.Struct, frozen=True, kw_only=True):
     """A text completion, or a piece of one while it streams."""
 
     id: str

@@ -75,7 +75,7 @@ async def load_by_query(
     dtype: FromQuery[str] = AUTO,
     cache_dir: FromQuery[str | None] = None,
 ) -> schemas.Status:
-    """As POST, with query parameters; not for web pages of other sites."""
+    """As POST, with query parameters."""
     _check_query(request, schemas.LoadBody)
     body = schemas.LoadBody(model=model, device=device, dtype=dtype, cache_dir=cache_dir)
     return await _load(body, service)
@@ -97,7 +97,7 @@ async def unload_by_query(
     device: FromQuery[str | None] = None,
     force: FromQuery[bool] = False,
 ) -> schemas.Status:
-    """As POST, with query parameters; not for web pages of other sites."""
+    """As POST, with query parameters."""
     _check_query(request, schemas.UnloadBody)
     return await _unload(schemas.UnloadBody(model=model, device=device, force=force), service)
 
@@ -142,9 +142,7 @@ async def _unload(wanted: schemas.UnloadBody, service: CompletionService) -> sch
 
 
 def _check_query(request: Request[Any, Any, Any], body: type[msgspec.Struct]) -> None:
-    """A GET that changes something takes what the POST takes, and from its own site only."""
-    if request.headers.get("sec-fetch-site") == "cross-site":
-        raise errors.NotAllowed("a page of another site may not do this: use POST")
+    """The GET takes what the POST takes, and nothing else."""
     for name in request.query_params:
         if name not in body.__struct_fields__:
             raise errors.InvalidRequest(f"there is no parameter {name!r} here", param=name)

@@ -52,10 +52,7 @@ class Pool:
         Raises QueueFull at once; ModelLoadError, to everyone who waits for the same load.
         """
         slot = await self._slot(info, device)
-        if len(slot.leases) >= self._max_requests:
-            raise errors.QueueFull(
-                f"{info.name} has {len(slot.leases)} requests running and waiting, its bound"
-            )
+        self._check_queue(slot)
         lease = Lease(streaming=streaming)
         slot.leases.add(lease)
         slot.idle.clear()
@@ -92,7 +89,12 @@ class Pool:
     async def _slot(self, info: CheckpointInfo, device: Device) -> Slot:
         key = (info.path, device)
         while (slot := self._slots.get(key)) and slot.draining:
-            await slot.gone.wait()
+            self._check_queue(slot)
+            slot.waiting_for_next += 1
+            try:
+                await slot.gone.wait()
+            finally:
+                slot.waiting_for_next -= 1
         if self._closed:
             raise errors.Draining
         if slot is None:
@@ -104,6 +106,13 @@ class Pool:
             slot = self._slots[key] = Slot(info, device, loading, self._clock())
             loading.add_done_callback(lambda _: self._loaded(slot), context=context)
         return slot
+
+    def _check_queue(self, slot: Slot) -> None:
+        requests = len(slot.leases) + slot.waiting_for_next
+        if requests >= self._max_requests:
+            raise errors.QueueFull(
+                f"{slot.info.name} has {requests} requests running and waiting, its bound"
+            )
 
     def _loaded(self, slot: Slot) -> None:
         where = _labels(slot)

@@ -37,6 +37,8 @@ class Slot:
         self.state = SlotState.LOADING
         self.leases: set[Lease] = set()
         self.last_use = now
+        self.waiting_for_next = 0
+        """Requests that came while it was draining, and want the checkpoint loaded again."""
         self.gone = asyncio.Event()
         self.idle = asyncio.Event()
         self.idle.set()

@@ -19,7 +19,9 @@ from lemonade_serve import errors
 from lemonade_serve.worker.engines.base import Admitted, Broken, Sampled, Sequence, Step
 
 _CAPACITY_STEP = 256
-"""KV cache sizes are multiples of this many tokens, so that a kept one fits the next request."""
+_GROWTH = 1.5
+"""KV caches are made larger than asked for, by this factor and to a multiple of so many tokens: the
+next turn of the same chat is longer, and should fit."""
 
 
 @dataclass(kw_only=True)
@@ -108,9 +110,9 @@ class GenaiEngine:
         """One sequence's failure is not the others'."""
         try:
             return act()
-        except (RuntimeError, errors.GenerationFailed) as error:
+        except Exception as error:  # native code raises anything, std::bad_alloc included
             self._running = deque(r for r in self._running if r.sequence is not sequence)
-            return [Broken(sequence.id, str(error))]
+            return [Broken(sequence.id, str(error) or type(error).__name__)]
 
     def _admit(self, sequence: Sequence) -> list[Step]:
         needed = len(sequence.prompt) + sequence.max_tokens
@@ -131,25 +133,28 @@ class GenaiEngine:
         return [Sampled(running.sequence.id, token)]
 
     def _take(self, prompt: list[int], needed: int) -> _Cache | None:
-        """A kept cache that is large enough, rewound to the longest prefix it shares.
+        """A kept cache that is large enough, rewound to the prefix it shares with the prompt.
 
-        One that shares nothing is only taken for its memory, and only when no more may be kept.
+        One of which most is of use goes first. Others would lose what they are kept for: the least
+        recently used of them is taken, for its memory, only when no more may be kept.
         """
         fitting = [cache for cache in self._kept if cache.capacity >= needed]
         shared = [_common_prefix(cache.tokens, prompt) for cache in fitting]
-        longest = max(shared, default=0)
-        if not fitting or (longest == 0 and len(self._kept) < self._idle_bound):
+        use = [n if 2 * n >= len(c.tokens) else 0 for n, c in zip(shared, fitting, strict=True)]
+        best = max(range(len(use)), key=use.__getitem__, default=None)
+        if best is None or (use[best] == 0 and len(self._kept) < self._idle_bound):
             return None
-        cache = fitting[shared.index(longest)]
+        cache = fitting[best]
         # At least two of the prompt's tokens are read again: see next_chunk.
-        reused = max(0, min(longest, len(prompt) - 2))
+        reused = max(0, min(shared[best], len(prompt) - 2))
         self._kept.remove(cache)
         cache.generator.rewind_to(reused)
         del cache.tokens[reused:]
         return cache
 
     def _make(self, needed: int) -> _Cache:
-        capacity = min(-(-needed // _CAPACITY_STEP) * _CAPACITY_STEP, self._context_length)
+        roomy = -(-needed * _GROWTH // _CAPACITY_STEP) * _CAPACITY_STEP
+        capacity = min(int(roomy), self._context_length)
         params = og.GeneratorParams(self._model)
         params.set_search_options(max_length=capacity, batch_size=1)
         return _Cache(generator=og.Generator(self._model, params), capacity=capacity)

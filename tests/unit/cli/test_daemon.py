@@ -46,7 +46,11 @@ def test_all_others_need_one_unless_told_otherwise(host: str) -> None:
 
 def test_a_host_must_be_an_address() -> None:
     with pytest.raises(SettingsError, match=r"server\.host must be an IP address"):
-        _check_exposure(Server(host="localhost"))
+        _check_exposure(Server(host="example.org"))
+
+
+def test_localhost_is_loopback() -> None:
+    _check_exposure(Server(host="localhost"))
 
 
 @pytest.fixture

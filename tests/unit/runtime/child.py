@@ -99,7 +99,7 @@ class Child:
         """Does to a request what its prompt says."""
         self.hello()
         self.channel.receive()
-        self.channel.send(Ready("tiny", 64, has_chat_template=False, load_s=0.0))
+        self.channel.send(Ready("tiny", load_s=0.0))
         while (command := self.channel.receive()) is not None:
             match command:
                 case Generate(request, TextPrompt(text), _):

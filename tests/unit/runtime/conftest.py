@@ -22,5 +22,5 @@ def behave(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> B
         return await start(MODULE, handshake_timeout_s=handshake_timeout_s)
 
     monkeypatch.setattr(Child, "start", start_tiny)
-    monkeypatch.chdir(request.config.rootpath)
+    monkeypatch.setenv("PYTHONPATH", str(request.config.rootpath))
     return lambda behaviour: monkeypatch.setenv("CHILD", behaviour)

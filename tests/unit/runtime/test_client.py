@@ -178,7 +178,7 @@ class ScriptedChild:
         return "exit code 0"
 
     def client(self) -> WorkerClient:
-        ready = Ready("tiny", 64, has_chat_template=False, load_s=0.0)
+        ready = Ready("tiny", load_s=0.0)
         return WorkerClient(self, ready, stop_timeout_s=8)  # type: ignore[arg-type]
 
 
@@ -272,7 +272,7 @@ async def test_a_load_that_nobody_wants_any_more_is_stopped(behave: Behave) -> N
 class TestJobs:
     async def run(self, behave: Behave, source: str, behaviour: str = "job") -> list[object]:
         behave(behaviour)
-        runner = ProcessJobRunner(handshake_timeout_s=8, stop_timeout_s=8)
+        runner = ProcessJobRunner(timeout_s=8, handshake_timeout_s=8, stop_timeout_s=8)
         said: list[object] = []
         job = ImportGguf(source, "/into", "auto")
         said.append(await runner.run(job, lambda stage, done: said.append((stage, done))))
@@ -301,10 +301,18 @@ class TestJobs:
         assert children() == []
 
     @asynchronous
+    async def test_a_job_that_takes_too_long_is_ended(self, behave: Behave) -> None:
+        behave("job")
+        runner = ProcessJobRunner(timeout_s=0.5, handshake_timeout_s=8, stop_timeout_s=8)
+        with pytest.raises(errors.JobFailed, match=r"over 0\.5 s"):
+            await runner.run(ImportGguf("slow", "/into", "auto"), lambda stage, done: None)
+        assert children() == []
+
+    @asynchronous
     async def test_a_job_that_nobody_wants_any_more_leaves_no_process(self, behave: Behave) -> None:
         behave("job")
         began = asyncio.Event()
-        runner = ProcessJobRunner(handshake_timeout_s=8, stop_timeout_s=8)
+        runner = ProcessJobRunner(timeout_s=8, handshake_timeout_s=8, stop_timeout_s=8)
         working = asyncio.create_task(
             runner.run(ImportGguf("slow", "/into", "auto"), lambda stage, done: began.set())
         )

@@ -158,7 +158,7 @@ class TestTemplates:
     @pytest.mark.parametrize(
         "template",
         [
-            "{{ raise_exception('no system turn, please') }}",
+            "{{ {}[messages[0].content].at.all }}",
             "{{ nothing.at.all }}",
             "{{ 'a' + 1 }}",
             "{{ 1 / 0 }}",
@@ -166,12 +166,20 @@ class TestTemplates:
             "{{ [1, 'a'] | sort }}",
         ],
     )
-    def test_a_chat_that_the_template_refuses_or_fails_on_is_an_invalid_request(
+    def test_a_template_that_fails_is_an_invalid_request_and_quotes_nothing(
         self, make_vocabulary: MakeVocabulary, template: str
     ) -> None:
-        with pytest.raises(errors.InvalidRequest, match="refuses these messages") as raised:
+        with pytest.raises(errors.InvalidRequest, match=r"fails on these messages: \w+$") as raised:
             make_vocabulary(template=template).render(TURNS)
         assert raised.value.param == "messages"
+        assert raised.value.__cause__ is None
+
+    def test_a_template_may_refuse_a_chat_and_say_why(
+        self, make_vocabulary: MakeVocabulary
+    ) -> None:
+        template = "{{ raise_exception('no system turn, please') }}"
+        with pytest.raises(errors.InvalidRequest, match=r"refuses .*: no system turn, please"):
+            make_vocabulary(template=template).render(TURNS)
 
     @pytest.mark.parametrize(
         "template",
