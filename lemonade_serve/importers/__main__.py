@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 from pathlib import Path
+from typing import NoReturn
 
 from lemonade_serve import errors
 from lemonade_serve.protocol.framing import Channel
@@ -36,19 +37,24 @@ def main() -> None:
         raise TypeError(f"a job process cannot do {type(job).__name__}")
     into, finished = Path(job.into), threading.Event()
     threading.Thread(target=_watch, args=(channel, into, finished), daemon=True).start()
+    try:
+        _work(channel, job, finished)
+    except ConnectionError:
+        _abandon(into)
+
+
+def _work(channel: Channel, job: ImportGguf, finished: threading.Event) -> None:
     from lemonade_serve.importers.gguf import import_gguf
 
     try:
         report = import_gguf(
             Path(job.source),
-            into,
+            Path(job.into),
             dtype=job.dtype,
             progress=lambda stage, fraction: channel.send(Progress(stage, fraction)),
         )
     except errors.LemonadeError as error:
         channel.send(JobFailed(error.code, error.message))
-    except OSError as error:
-        channel.send(JobFailed(errors.JobFailed.code, str(error)))
     else:
         finished.set()  # from here on the directory is theirs
         channel.send(JobDone(report.name, report.dtype))
@@ -56,9 +62,13 @@ def main() -> None:
 
 def _watch(channel: Channel, into: Path, finished: threading.Event) -> None:
     if channel.receive() is None and not finished.is_set():
-        while into.exists():  # the import may be adding files meanwhile
-            shutil.rmtree(into, ignore_errors=True)
-        os._exit(1)
+        _abandon(into)
+
+
+def _abandon(into: Path) -> NoReturn:
+    while into.exists():  # the import may be adding files meanwhile
+        shutil.rmtree(into, ignore_errors=True)
+    os._exit(1)
 
 
 if __name__ == "__main__":
