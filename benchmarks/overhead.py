@@ -118,14 +118,13 @@ def daemon(cache_dir: Path, port: int, threads: int) -> Iterator[None]:
 
 
 def measure(sides: dict[str, Loop | Http], rounds: int, seed: int) -> list[dict[str, Any]]:
-    """One row a round: every side's figures for the same prompt, each side first in its turn."""
+    """One row a round: every side's figures for the same prompt, in an order drawn anew."""
     choose = random.Random(seed)  # noqa: S311
     rows = []
     for words in _PROMPT_WORDS:
         for number in range(-_WARM_UP_ROUNDS, rounds):
             prompt = " ".join(choose.choices(_WORDS, k=words))
-            names = list(sides)
-            order = names[number % len(names) :] + names[: number % len(names)]
+            order = choose.sample(list(sides), len(sides))
             row: dict[str, Any] = {"prompt_words": words, "order": order}
             row |= {name: sides[name].run(prompt) for name in order}
             if number >= 0:

@@ -235,18 +235,24 @@ class CompletionService:
         return self._devices
 
     async def locate(self, placement: Placement) -> tuple[CheckpointInfo, Device]:
-        """The checkpoint and device that a request means."""
+        """The checkpoint and device that a request means: a resident one if it says no more of it
+        than the name, and what the disk has otherwise."""
         device = devices.place(placement.device, self._devices)
-        latest = next((s for s in self._pool.slots() if s.state is SlotState.RESIDENT), None)
-        if latest and placement == Placement():
-            return latest.info, latest.device
+        resident = [slot for slot in self._pool.slots() if slot.state is SlotState.RESIDENT]
         model = placement.model
         if model is None:
-            model = latest.info.name if latest else self._default_model
+            model = resident[0].info.name if resident else self._default_model
         if model is None:
             raise errors.InvalidRequest(
                 "no model is named, none is resident and no default_model is set", param="model"
             )
+        if placement.dtype == AUTO and placement.cache_dir is None:
+            for slot in resident:
+                if slot.info.name == model and placement.device in (
+                    devices.HYBRID,
+                    slot.device.value,
+                ):
+                    return slot.info, slot.device
         info = await asyncio.to_thread(
             self._catalog.find, model, placement.dtype, placement.cache_dir
         )
