@@ -96,10 +96,6 @@ class Generation:
     def total_tokens(self) -> int:
         return self.prompt_tokens + self.completion_tokens
 
-    @property
-    def ended(self) -> bool:
-        return self.task is None or self.task.done()
-
     async def next(self, timeout_s: float | None = None) -> Token | Finished:
         """The next event. Raises TimeoutError, losing nothing, or the error that ended it.
 

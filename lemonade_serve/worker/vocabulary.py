@@ -57,10 +57,6 @@ class Vocabulary:
         self._longest_prompt = self.context_length * longest_token
         self._template = _chat_template(directory)
 
-    @property
-    def has_chat_template(self) -> bool:
-        return self._template is not None
-
     def encode(self, prompt: Prompt) -> list[int]:
         """The prompt's tokens: BOS and the like as the tokenizer, or the template, puts them.
 

@@ -87,13 +87,11 @@ class TestTemplates:
         self, make_vocabulary: MakeVocabulary
     ) -> None:
         vocabulary = make_vocabulary(template=CHATML)
-        assert vocabulary.has_chat_template
         assert vocabulary.render(TURNS) == "<system>Be brief.\n<user>Hi\n<assistant>"
         assert vocabulary.decode(vocabulary.encode(ChatPrompt(TURNS))) == vocabulary.render(TURNS)
 
     def test_without_a_template_a_chat_is_refused(self, make_vocabulary: MakeVocabulary) -> None:
         vocabulary = make_vocabulary()
-        assert not vocabulary.has_chat_template
         with pytest.raises(errors.NoChatTemplate):
             vocabulary.encode(ChatPrompt(TURNS))
 
@@ -114,7 +112,8 @@ class TestTemplates:
             {"name": "default", "template": "plain"},
         ]
         assert make_vocabulary(config={"chat_template": named}).render(TURNS) == "plain"
-        assert not make_vocabulary(config={"chat_template": named[:1]}).has_chat_template
+        with pytest.raises(errors.NoChatTemplate):
+            make_vocabulary(config={"chat_template": named[:1]}).render(TURNS)
 
     def test_special_tokens_are_known_to_it_in_either_form(
         self, make_vocabulary: MakeVocabulary
