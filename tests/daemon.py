@@ -28,6 +28,14 @@ def eventually(what: Callable[[], Any], deadline_s: float = _DEADLINE_S) -> Any:
     return value
 
 
+def is_gone(process: psutil.Process) -> bool:
+    """Whether it has ended; whoever inherited it may not have reaped it yet."""
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
 class Daemon:
     """`lemonade-serve serve`, its HTTP client and its log."""
 

@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.daemon import MODEL, eventually
+from tests.daemon import MODEL, eventually, is_gone
 
 
 def lemonade(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -129,7 +129,7 @@ def test_a_killed_import_leaves_nothing(tmp_path: Path, smollm2_gguf: Path, vict
     (job,) = psutil.Process(process.pid).children()
     (process if victim == "command" else job).kill()
     assert process.wait(30) != 0
-    psutil.wait_procs([job], timeout=30)
+    eventually(lambda: is_gone(job))
     assert not list(cache.iterdir())
 
 

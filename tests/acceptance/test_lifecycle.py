@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 
-from tests.daemon import MODEL, Daemon, eventually
+from tests.daemon import MODEL, Daemon, eventually, is_gone
 
 StartDaemon = Callable[..., Daemon]
 Call = Callable[[Daemon, dict[str, Any]], "Caller"]
@@ -204,7 +203,7 @@ def test_no_worker_outlives_a_killed_daemon(
             eventually(lambda: not daemon.model()["is_busy"])
     (worker,) = eventually(daemon.workers)
     daemon.process.kill()
-    assert not psutil.wait_procs([worker], timeout=2)[1]
+    eventually(lambda: is_gone(worker), 2)
 
 
 def test_on_sigterm_new_requests_are_refused_while_running_streams_finish(daemon: Daemon) -> None:
@@ -239,7 +238,7 @@ def test_streams_that_outlast_the_drain_end_with_an_error_and_the_exit_is_clean(
     *_, last = events
     assert last["error"]["code"] == "draining"
     assert daemon.process.wait(30) == 0
-    assert not psutil.wait_procs(workers, timeout=2)[1]
+    assert all(map(is_gone, workers))
 
 
 def test_a_second_signal_cuts_the_drain_short(daemon: Daemon) -> None:
@@ -263,7 +262,7 @@ def test_an_unload_waits_for_running_requests_and_for_the_end_of_the_worker(
 
     def unload() -> None:
         assert daemon.client.post("/api/v0/unload").json()["status"] == "success"
-        assert not worker.is_running()
+        assert is_gone(worker)
         unloaded.set()
 
     thread = threading.Thread(target=unload)

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.daemon import MODEL, Daemon, eventually
+from tests.daemon import MODEL, Daemon, eventually, is_gone
 
 StartDaemon = Callable[..., Daemon]
 PROMPT = {"model": MODEL, "prompt": "the meaning of life is", "max_length": 8}
@@ -96,7 +96,7 @@ def test_load_and_unload_answer_both_verbs(start_daemon: StartDaemon, verb: str)
     (worker,) = daemon.workers()
     assert model["pid"] == worker.pid
     assert call("unload") == {"status": "success", "message": "Model unloaded successfully"}
-    assert not worker.is_running()
+    assert is_gone(worker)
     assert call("unload", model="not-loaded")["status"] == "success"
 
 
