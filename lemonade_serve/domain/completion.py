@@ -123,9 +123,9 @@ class Generation:
             self.task.cancel()
 
     def fail(self, error: Exception) -> None:
-        """End it with an error that its reader sees after what is already there."""
+        """Cancel it, with an error that its reader sees after what is already there."""
         self.cancel()
-        self._put(error)
+        self.put(error)
 
     def take(self, event: Started | Token | Finished) -> None:
         """What the worker said, on its way to the reader."""
@@ -142,9 +142,10 @@ class Generation:
                     self.first_text_at = event.at
             case Finished():
                 self.finish_reason = event.reason
-        self._put(event)
+        self.put(event)
 
-    def _put(self, event: Token | Finished | Exception) -> None:
+    def put(self, event: Token | Finished | Exception) -> None:
+        """The next thing that the reader gets; an error is the last."""
         self._unread.append(event)
         if self._reader:
             _ring(self._reader)
@@ -273,4 +274,4 @@ class CompletionService:
                 generation.lease = lease
                 await worker.generate(request.prompt, params, generation.take)
         except Exception as error:  # the reader raises it, where the API logs what nobody foresaw
-            generation.fail(error)
+            generation.put(error)
