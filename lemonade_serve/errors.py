@@ -5,11 +5,16 @@ LemonadeError
 │   ├── ContextLengthExceeded   prompt longer than the model's context
 │   ├── DeviceUnavailable       a device or dtype that this machine or checkpoint lacks
 │   └── NoChatTemplate          chat asked of a checkpoint without a template
+├── Unauthenticated             no API key, or a wrong one
 ├── NotAllowed                  understood, and refused
 ├── ModelNotFound               no such checkpoint
 ├── Retryable                   nothing is wrong with the request
 │   ├── QueueFull               the model's queue is at its bound
+│   ├── ClientLimit             too many clients keep parameters
 │   └── Unavailable             the server cannot take it now
+│       ├── SlotsPinned         all that could make room is pinned
+│       ├── NoCapacity          no room, and none in time
+│       ├── StoreUnavailable    what must be kept cannot be
 │       └── Draining            the daemon is shutting down
 ├── ModelLoadError              the worker could not load the checkpoint
 ├── GenerationFailed            the engine failed in mid-request
@@ -60,6 +65,12 @@ class NoChatTemplate(InvalidRequest):
     code = "no_chat_template"
 
 
+class Unauthenticated(LemonadeError):
+    """Send an API key: `Authorization: Bearer KEY`."""
+
+    code = "authentication_error"
+
+
 class NotAllowed(LemonadeError):
     """This is not allowed."""
 
@@ -84,10 +95,38 @@ class QueueFull(Retryable):
     code = "rate_limit_error"
 
 
+class ClientLimit(Retryable):
+    """Too many clients keep parameters."""
+
+    code = "client_limit"
+    retry_after_s = 60
+
+
 class Unavailable(Retryable):
     """The server cannot take this request now."""
 
     code = "overloaded"
+
+
+class SlotsPinned(Unavailable):
+    """There is no room, and all that is resident is pinned."""
+
+    code = "slots_pinned_error"
+    retry_after_s = 10
+
+
+class NoCapacity(Unavailable):
+    """There is no room for this model."""
+
+    code = "no_capacity"
+    retry_after_s = 5
+
+
+class StoreUnavailable(Unavailable):
+    """What must be kept cannot be read or written now."""
+
+    code = "store_unavailable"
+    retry_after_s = 5
 
 
 class Draining(Unavailable):

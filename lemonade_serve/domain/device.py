@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import msgspec
 
 from lemonade_serve.errors import DeviceUnavailable
 
@@ -15,19 +17,31 @@ class Device(enum.Enum):
 
 
 HYBRID = "hybrid"
-"""A request's word for: the best device that there is."""
+"""A request's word for: the best device that has room."""
 
 
-def place(requested: str, available: Sequence[Device]) -> Device:
-    """The device for a request; `available` in order of preference, not empty.
+class DeviceBudget(msgspec.Struct, frozen=True, kw_only=True):
+    """What one device has room for. `memory_bytes` is for all its checkpoints together."""
+
+    execution_provider: str
+    max_models: int
+    memory_bytes: int
+
+
+Budgets = Mapping[Device, DeviceBudget]
+"""The devices that there are, the preferred one first."""
+
+
+def candidates(requested: str, available: Sequence[Device]) -> Sequence[Device]:
+    """The devices that a request may run on; `available` in order of preference, not empty.
 
     Raises DeviceUnavailable, naming what there is, for a device that is not.
     """
     if requested == HYBRID:
-        return available[0]
+        return available
     for device in available:
         if device.value == requested:
-            return device
+            return (device,)
     names = ", ".join([HYBRID, *(device.value for device in available)])
     raise DeviceUnavailable(
         f"device {requested!r} is not available here; available: {names}", param="device"

@@ -1,39 +1,122 @@
-"""Facts: what happened, for whoever observes. Nothing here decides."""
+"""Facts: what happened, for whoever observes. Nothing here decides, and nothing names a client."""
 
 from __future__ import annotations
+
+import enum
 
 import msgspec
 
 
-class CheckpointLoaded(msgspec.Struct, frozen=True, kw_only=True):
+class Departure(enum.Enum):
+    """Why a checkpoint left."""
+
+    LRU = "lru"  # another one needed the room
+    TTL = "ttl"  # nobody used it for long enough
+    PRESSURE = "pressure"  # its device used more memory than its budget
+    MANUAL = "manual"  # a caller unloaded it
+    CRASH = "crash"  # its worker died
+    SHUTDOWN = "shutdown"
+
+
+class Outcome(enum.Enum):
+    """How a request ended."""
+
+    OK = "ok"
+    ERROR = "error"
+    CANCELLED = "cancelled"  # its client left
+    REJECTED = "rejected"  # it may be sent again later
+
+
+class CheckpointEvent(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     device: str
     dtype: str
+
+
+class CheckpointLoading(CheckpointEvent, frozen=True, kw_only=True):
+    """Its worker is being started; `reserved_bytes` is what it is expected to take."""
+
+    reserved_bytes: int
+
+
+class CheckpointLoaded(CheckpointEvent, frozen=True, kw_only=True):
     engine: str
     pid: int
     load_s: float
+    memory_bytes: int
 
 
-class CheckpointLoadFailed(msgspec.Struct, frozen=True, kw_only=True):
-    model: str
-    device: str
-    dtype: str
+class CheckpointLoadFailed(CheckpointEvent, frozen=True, kw_only=True):
     reason: str
 
 
-class CheckpointUnloaded(msgspec.Struct, frozen=True, kw_only=True):
+class CheckpointUnloaded(CheckpointEvent, frozen=True, kw_only=True):
+    """Its worker is gone and reaped. `idle_s`: since its last use. `how`: its exit, in words."""
+
+    reason: Departure
+    idle_s: float
+    how: str
+
+
+class CheckpointRequested(CheckpointEvent, frozen=True, kw_only=True):
+    """A request wants the checkpoint; `resident`: it was there already."""
+
+    resident: bool
+
+
+class RequestFinished(msgspec.Struct, frozen=True, kw_only=True):
+    """A request ended, however. Times are in seconds, and None where it did not come so far.
+
+    `duration_s` and `time_to_first_token` count from its arrival, `queue_s` to the start of its
+    prefill, `prefill_s` from there to its first token, `decode_s` from there to its last.
+    `token_gaps` are the n-1 times between its n tokens.
+    """
+
     model: str
     device: str
     dtype: str
-
-
-class WorkerExited(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker process ended although nobody had asked it to."""
-
-    model: str
-    device: str
-    dtype: str
+    endpoint: str
+    outcome: Outcome
     reason: str
+    """Its finish_reason, or the code of its error."""
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    duration_s: float
+    queue_s: float | None
+    prefill_s: float | None
+    decode_s: float | None
+    time_to_first_token: float | None
+    token_gaps: tuple[float, ...]
+
+    @property
+    def time_per_output_token(self) -> float | None:
+        """(last token - first token) / (tokens - 1)."""
+        return sum(self.token_gaps) / len(self.token_gaps) if self.token_gaps else None
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """While decoding: the inverse of `time_per_output_token`."""
+        return 1 / gap if (gap := self.time_per_output_token) else None
 
 
-Event = CheckpointLoaded | CheckpointLoadFailed | CheckpointUnloaded | WorkerExited
+class RequestRefused(msgspec.Struct, frozen=True, kw_only=True):
+    """A request was turned away before it had a checkpoint to wait for. `model` is what it named,
+    whether or not there is such a thing."""
+
+    model: str | None
+    endpoint: str
+    outcome: Outcome
+    reason: str
+    """The code of its error."""
+
+
+Event = (
+    CheckpointLoading
+    | CheckpointLoaded
+    | CheckpointLoadFailed
+    | CheckpointUnloaded
+    | CheckpointRequested
+    | RequestFinished
+    | RequestRefused
+)

@@ -8,10 +8,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
+
 from lemonade_serve import errors
 from lemonade_serve.domain.checkpoint import CheckpointInfo
 from lemonade_serve.domain.device import Device
-from lemonade_serve.domain.events import Event
+from lemonade_serve.domain.events import Event, RequestFinished
 from lemonade_serve.protocol.messages import (
     Finished,
     ImportGguf,
@@ -22,6 +24,7 @@ from lemonade_serve.protocol.messages import (
     Started,
     Token,
 )
+from lemonade_serve.settings.parameters import Options
 
 Clock = Callable[[], float]
 """Seconds, on a clock that never goes back."""
@@ -75,6 +78,54 @@ class Observer(Protocol):
     """Sees every event; must not block or raise."""
 
     def observe(self, event: Event) -> None: ...
+
+
+class LastRequests(Protocol):
+    """What `/stats` says: the request that finished last."""
+
+    def last(self, model: str | None = None) -> RequestFinished | None:
+        """Of one model, or of all; None before the first."""
+
+
+class ParamsStore(Protocol):
+    """The generation parameters that clients keep, over restarts.
+
+    A `client` has one set for all models (`model` "") and one for each model that it names. A
+    write that returned survives a SIGKILL; one that did not is there whole or not at all.
+    """
+
+    async def get(self, client: str, model: str = "") -> Options:
+        """What the client keeps; all None when that is nothing. Raises StoreUnavailable."""
+
+    async def edit(
+        self, client: str, model: str, change: Callable[[Options], Options]
+    ) -> Options:
+        """Replace what is kept by `change` of it, as one step that no other writer comes between;
+        returns it. What `change` raises is raised, and nothing is stored.
+
+        Raises StoreUnavailable, and ClientLimit when there are too many clients already.
+        """
+
+    async def forget(self, client: str, model: str | None = None) -> None:
+        """Drop one set, or with None all that the client keeps. Raises StoreUnavailable."""
+
+
+class Pin(msgspec.Struct, frozen=True, order=True):
+    """A checkpoint that its operator wants to stay."""
+
+    model: str
+    device: str
+    dtype: str
+
+
+class PinStore(Protocol):
+    """The pins, over restarts. Its methods block: call them off the event loop."""
+
+    def load(self) -> frozenset[Pin]:
+        """Raises StoreUnavailable."""
+
+    def save(self, pins: frozenset[Pin]) -> None:
+        """All at once or not at all. Raises StoreUnavailable."""
 
 
 class CheckpointShelf(Protocol):

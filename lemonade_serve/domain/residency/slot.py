@@ -1,54 +1,52 @@
-"""The pool's place for one worker."""
+"""The pool's place for one worker, and what outsiders see of it."""
 
 from __future__ import annotations
 
-import asyncio
 import enum
+from pathlib import Path
 
-from lemonade_serve.domain.checkpoint import CheckpointInfo
-from lemonade_serve.domain.device import Device
-from lemonade_serve.domain.ports import Worker
+import msgspec
 
 
 class SlotState(enum.Enum):
+    """`waiting`: wanted, and there is no room yet. `draining`: running requests finish, and no
+    new ones begin. `unloading`: its worker is ending."""
+
+    WAITING = "waiting"
     LOADING = "loading"
     RESIDENT = "resident"
     DRAINING = "draining"
+    UNLOADING = "unloading"
 
 
-class Lease:
-    """The right to use a resident checkpoint, from before its load until it is given back."""
+class SlotView(msgspec.Struct, frozen=True, kw_only=True):
+    """One checkpoint on one device, as it is now. What is None is not known before its load."""
 
-    def __init__(self, *, streaming: bool) -> None:
-        self.streaming = streaming
-        self.running = False
-        """Whether the engine has begun with the request."""
+    model: str
+    path: Path
+    device: str
+    dtype: str
+    state: SlotState
+    pinned: bool
+    streaming: bool
+    running: int
+    """Requests that the engine has begun with."""
+    waiting: int
+    """Requests that wait: for room, for the load, or for a sequence slot."""
+    memory_bytes: int
+    """What it is charged for: an estimate before its load, measured afterwards; 0 while it waits."""
+    last_use: float
+    """On the service's clock, in seconds."""
+    engine: str | None = None
+    pid: int | None = None
 
 
-class Slot:
-    """One checkpoint on one device. Only the pool changes it."""
+class DeviceView(msgspec.Struct, frozen=True, kw_only=True):
+    """A device's room, and how much of it is taken."""
 
-    def __init__(
-        self, info: CheckpointInfo, device: Device, loading: asyncio.Task[Worker], now: float
-    ) -> None:
-        self.info = info
-        self.device = device
-        self.loading = loading
-        self.state = SlotState.LOADING
-        self.leases: set[Lease] = set()
-        self.last_use = now
-        self.waiting_for_next = 0
-        """Requests that came while it was draining, and want the checkpoint loaded again."""
-        self.gone = asyncio.Event()
-        self.idle = asyncio.Event()
-        self.idle.set()
-
-    @property
-    def draining(self) -> bool:
-        return self.state is SlotState.DRAINING
-
-    @property
-    def worker(self) -> Worker | None:
-        """None while it loads."""
-        done = self.loading.done() and not self.loading.cancelled() and not self.loading.exception()
-        return self.loading.result() if done else None
+    device: str
+    execution_provider: str
+    max_models: int
+    models: int
+    memory_budget_bytes: int
+    memory_used_bytes: int

@@ -1,4 +1,4 @@
-"""What an operator may set: a TOML file, then the environment, then flags; the last one wins.
+"""Every setting, its unit and its bounds.
 
 Every bound that an operator may have to move is a field here, with its unit in the name (`_s`
 seconds, `_bytes`, `_tokens`). In the environment a field is `LEMONADE_<FIELD>`, or
@@ -7,20 +7,22 @@ seconds, `_bytes`, `_tokens`). In the environment a field is `LEMONADE_<FIELD>`,
 
 from __future__ import annotations
 
-import difflib
-import os
-import tomllib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
 from lemonade_serve.errors import SettingsError
+from lemonade_serve.settings.parameters import Options
 
 Count = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0)]
+Bytes = Annotated[int, Meta(ge=1)] | Annotated[str, Meta(pattern=r"^(auto|\d+ ?([KMGT]iB)?)$")]
+"""A number of bytes, `12GiB` and the like, or `auto`."""
+Secret = str
+"""Never shown: `lemonade-serve config` prints stars."""
+ClientName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:-]{1,64}$")]
 
 
 class Server(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -32,6 +34,8 @@ class Server(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """A Unix socket to listen on, instead of host and port."""
     allow_keyless: bool = False
     """Answer on other addresses than loopback although no API key is set."""
+    open_metrics: bool = False
+    """Answer `/metrics` without an API key."""
     max_connections: Count = 1024
     """Connections held open at the same time; further ones wait to be accepted."""
     max_body_bytes: Count = 16 * 1024 * 1024
@@ -41,6 +45,45 @@ class Server(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The longest silence on a stream before a comment is sent."""
     drain_timeout_s: Seconds = 30.0
     """After SIGTERM, requests that still run get so long to finish."""
+
+
+class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One device's room for models."""
+
+    execution_provider: str | None = None
+    """What ONNX Runtime runs it with; none: the device is not offered. `cpu` may stand in."""
+    max_models: Count = 4
+    memory_budget: Bytes = "auto"
+    """For all its models; auto: its even share of four fifths of what this machine has."""
+
+
+class Devices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where models run."""
+
+    npu: Device = Device()
+    igpu: Device = Device()
+    cpu: Device = Device(execution_provider="cpu")
+    order: tuple[Annotated[str, Meta(pattern="^(npu|igpu|cpu)$")], ...] = ("npu", "igpu", "cpu")
+    """Which device a request gets that names none, the preferred one first."""
+
+
+class Pool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which models are resident."""
+
+    preload: tuple[str, ...] = ()
+    """Models to load at start."""
+    min_residency_s: Annotated[float, Meta(ge=0)] = 2.0
+    """A loaded model is not evicted for another one before this."""
+    max_wait_s: Annotated[float, Meta(ge=0)] = 5.0
+    """A request waits so long for a model to become idle; then a busy one takes no new requests."""
+    queue_timeout_s: Seconds = 300.0
+    """A request that waits longer for its turn is refused with 503."""
+    idle_ttl_s: Annotated[float, Meta(ge=0)] = 0.0
+    """A model that nobody used for so long is unloaded; 0: never."""
+    load_cooldown_s: Annotated[float, Meta(ge=0)] = 10.0
+    """A model that failed to load evicts no other one again before this."""
+    unload_timeout_s: Seconds = 600.0
+    """An unload waits so long for running requests, then cuts them."""
 
 
 class Worker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -60,8 +103,6 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     load_timeout_s: Seconds = 600.0
     stop_timeout_s: Seconds = 5.0
     """A worker that was asked to stop is killed after this."""
-    unload_timeout_s: Seconds = 600.0
-    """An unload waits so long for running requests, then cuts them."""
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -84,9 +125,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Where checkpoints are."""
     cache_roots: tuple[str, ...] = ()
     """Further directories that a client's `cache_dir` may name."""
+    state_dir: str = "~/.local/state/lemonade"
+    """Where the daemon keeps what must survive it; one daemon a directory."""
+    database_url: Secret | None = None
+    """A PostgreSQL database for clients' parameters, instead of SQLite in the state directory."""
+    max_clients: Count = 10_000
+    """Clients whose parameters are kept; one more is refused with 429."""
+    api_keys: dict[ClientName, Annotated[Secret, Meta(min_length=1)]] = {}
+    """A key for each client, by the client's name."""
+    api_keys_file: str | None = None
+    """More of them: a TOML file of lines `name = "key"`."""
     default_model: str | None = None
     """Serves requests that name no model while none is resident."""
+    parameters: Options = Options()
+    """Generation parameters of those who say nothing else."""
     server: Server = Server()
+    devices: Devices = Devices()
+    pool: Pool = Pool()
     worker: Worker = Worker()
     job: Job = Job()
     log: Log = Log()
@@ -99,91 +154,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def cache_root_paths(self) -> list[Path]:
         return [_absolute(root) for root in self.cache_roots]
 
+    @property
+    def state_path(self) -> Path:
+        return _absolute(self.state_dir)
+
 
 def _absolute(path: str) -> Path:
     try:
         return Path(path).expanduser().absolute()
     except RuntimeError as error:
         raise SettingsError(f"{path}: {error}") from error
-
-
-_PREFIX = "LEMONADE_"
-_NOT_SETTINGS = frozenset({"LEMONADE_CONFIG", "LEMONADE_URL"})
-"""Where the command line finds its file and its daemon."""
-
-
-def load_settings(
-    *,
-    file: Path | None = None,
-    environment: Mapping[str, str] = os.environ,
-    flags: Mapping[str, Any] | None = None,
-) -> Settings:
-    """The settings in force. `flags` are nested as the TOML file is; None means not given.
-
-    Raises SettingsError, naming the key and its source, for an unreadable file, an unknown key
-    and a value of the wrong type or out of range.
-    """
-    merged: dict[str, Any] = {}
-    for source, layer in (
-        (str(file), _read(file) if file else {}),
-        ("environment", _from_environment(environment)),
-        ("command line", _given(flags or {})),
-    ):
-        # lax: the environment has only strings; a TOML file must say what it means
-        _check(layer, source, lax=source == "environment")
-        _merge(merged, layer)
-    return msgspec.convert(merged, Settings, strict=False)
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError(f"{file}: {error}") from error
-
-
-def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    layer: dict[str, Any] = {}
-    for name, value in environment.items():
-        if value and name.startswith(_PREFIX) and name not in _NOT_SETTINGS:
-            *sections, key = name.removeprefix(_PREFIX).lower().split("__")
-            target = layer
-            for section in sections:
-                target = target.setdefault(section, {})
-                if not isinstance(target, dict):
-                    raise SettingsError(f"environment: {section} is a section, not a value")
-            target[key] = value.split(":") if key == "cache_roots" else value
-    return layer
-
-
-def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
-    nested = {k: _given(v) if isinstance(v, Mapping) else v for k, v in flags.items()}
-    return {k: v for k, v in nested.items() if v is not None and v != {}}
-
-
-def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
-    for key, value in layer.items():
-        if isinstance(value, Mapping):
-            _merge(into.setdefault(key, {}), value)
-        else:
-            into[key] = value
-
-
-def _check(layer: Mapping[str, Any], source: str, *, lax: bool) -> None:
-    _check_keys(layer, Settings, source, ())
-    try:
-        msgspec.convert(layer, Settings, strict=not lax)
-    except msgspec.ValidationError as error:
-        raise SettingsError(f"{source}: {error}") from error
-
-
-def _check_keys(layer: Mapping[str, Any], schema: Any, source: str, path: tuple[str, ...]) -> None:
-    fields = {field.name: field.type for field in msgspec.structs.fields(schema)}
-    for key, value in layer.items():
-        name = ".".join((*path, key))
-        if key not in fields:
-            close = difflib.get_close_matches(key, fields, n=1)
-            hint = f"; did you mean {'.'.join((*path, close[0]))}?" if close else ""
-            raise SettingsError(f"{source}: there is no setting {name}{hint}")
-        if isinstance(value, Mapping) and isinstance(fields[key], type):
-            _check_keys(value, fields[key], source, (*path, key))
