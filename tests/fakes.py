@@ -14,10 +14,13 @@ import numpy as np
 
 from lemonade_serve import errors
 from lemonade_serve.domain.checkpoint import CheckpointInfo, choose_dtype
-from lemonade_serve.domain.completion import Generation
-from lemonade_serve.domain.device import Device
+from lemonade_serve.domain.device import Device, DeviceBudget
 from lemonade_serve.domain.events import Event
-from lemonade_serve.domain.ports import Deliver
+from lemonade_serve.domain.generation import Generation
+from lemonade_serve.domain.ports import Deliver, Pin
+from lemonade_serve.domain.residency.policy import Bounds
+from lemonade_serve.domain.residency.pool import Lease, Pool
+from lemonade_serve.domain.residency.slot import Key
 from lemonade_serve.protocol.messages import (
     Finished,
     FinishReason,
@@ -320,16 +323,61 @@ def checkpoint(name: str = "small", dtype: str = "int4", **fields: Any) -> Check
         "architecture": "llama",
         "context_length": 128,
         "bytes": 1000,
+        "memory_bytes": 1 << 20,
         "modified_s": 1_700_000_000,
     }
     return CheckpointInfo(name=name, dtype=dtype, **{**known, **fields})
+
+
+class FakePinStore:
+    """A `PinStore` that forgets with the test; `failure` makes it unable to keep anything."""
+
+    def __init__(self, *pins: Pin) -> None:
+        self.pins = frozenset(pins)
+        self.failure: errors.LemonadeError | None = None
+
+    def load(self) -> frozenset[Pin]:
+        return self.pins
+
+    def save(self, pins: frozenset[Pin]) -> None:
+        if self.failure:
+            raise self.failure
+        self.pins = pins
+
+
+def new_pool(
+    launcher: FakeLauncher | None = None,
+    observer: RecordingObserver | None = None,
+    *,
+    clock: Callable[[], float] | None = None,
+    budgets: dict[Device, DeviceBudget] | None = None,
+    **bounds: Any,
+) -> Pool:
+    """A pool with plenty of room on the CPU."""
+    plenty = DeviceBudget(execution_provider="cpu", max_models=9, memory_bytes=1 << 40)
+    return Pool(
+        launcher or FakeLauncher(),
+        observer or RecordingObserver(),
+        budgets=budgets or {Device.CPU: plenty},
+        bounds=Bounds(**{"max_requests": 4, **bounds}),
+        clock=clock or FakeClock(),
+    )
 
 
 def new_generation(*, arrived: float = 0.0) -> Generation:
     """One that nobody reads: what a dialect or a log line makes of it is all that counts."""
 
     async def make() -> Generation:
-        return Generation(checkpoint(), Device.CPU, arrived)
+        info = checkpoint()
+        lease = Lease(new_pool(), 1, Key(info.path, Device.CPU), streaming=False)
+        return Generation(
+            info,
+            lease,
+            "completions",
+            arrived=arrived,
+            clock=FakeClock(),
+            report=RecordingObserver().observe,
+        )
 
     return asyncio.run(make())
 

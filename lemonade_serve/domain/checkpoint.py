@@ -18,7 +18,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 
 
 class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A checkpoint on disk. `dtype` is what its matrices really are; `bytes` its size there."""
+    """A checkpoint on disk. `dtype` is what its matrices really are; `bytes` its size there, and
+    `memory_bytes` what a worker that serves it is expected to take."""
 
     name: str
     path: Path
@@ -26,6 +27,7 @@ class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True):
     architecture: str
     context_length: int
     bytes: int
+    memory_bytes: int
     modified_s: int
     """Unix time of its last change."""
 

@@ -97,9 +97,7 @@ class ParamsStore(Protocol):
     async def get(self, client: str, model: str = "") -> Options:
         """What the client keeps; all None when that is nothing. Raises StoreUnavailable."""
 
-    async def edit(
-        self, client: str, model: str, change: Callable[[Options], Options]
-    ) -> Options:
+    async def edit(self, client: str, model: str, change: Callable[[Options], Options]) -> Options:
         """Replace what is kept by `change` of it, as one step that no other writer comes between;
         returns it. What `change` raises is raised, and nothing is stored.
 

@@ -1,11 +1,17 @@
-"""The pool's place for one worker, and what outsiders see of it."""
+"""The pool's place for one worker, what waits for one, and what outsiders see of both."""
 
 from __future__ import annotations
 
 import enum
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
+
+from lemonade_serve.domain.checkpoint import CheckpointInfo
+from lemonade_serve.domain.device import Device
+from lemonade_serve.domain.events import Departure
+from lemonade_serve.domain.ports import Pin
 
 
 class SlotState(enum.Enum):
@@ -17,6 +23,83 @@ class SlotState(enum.Enum):
     RESIDENT = "resident"
     DRAINING = "draining"
     UNLOADING = "unloading"
+
+
+TRANSITIONS = {
+    SlotState.LOADING: {SlotState.RESIDENT, SlotState.DRAINING, SlotState.UNLOADING},
+    SlotState.RESIDENT: {SlotState.DRAINING, SlotState.UNLOADING},
+    SlotState.DRAINING: {SlotState.RESIDENT, SlotState.UNLOADING},
+    SlotState.UNLOADING: set[SlotState](),
+}
+"""Where a slot may go; from each state it may also be gone at once."""
+
+
+class Key(NamedTuple):
+    """One checkpoint on one device: at most one slot."""
+
+    path: Path
+    device: Device
+
+
+class Slot:
+    """One checkpoint on one device, from the reservation of its memory until its worker is reaped.
+    Only the scheduler changes it."""
+
+    def __init__(self, info: CheckpointInfo, device: Device, memory_bytes: int, now: float) -> None:
+        self.info = info
+        self.key = Key(info.path, device)
+        self.state = SlotState.LOADING
+        self.memory_bytes = memory_bytes
+        """What its device is charged: reserved before the load, measured afterwards."""
+        self.tickets: dict[int, None] = {}
+        """In order of arrival, who has a lease, or while it loads, waits for one."""
+        self.last_use = now
+        self.loaded_at = now
+        self.keep_alive_s: float | None = None
+        """Unloaded when it was idle for so long; None: never."""
+        self.leaving: Departure | None = None
+        self.cut_at: float | None = None
+        """While it drains: when those that still run are cut."""
+
+    @property
+    def pin(self) -> Pin:
+        """What a pin of it would say."""
+        return pin_of(self.info, self.key.device)
+
+    @property
+    def idle(self) -> bool:
+        return self.state is SlotState.RESIDENT and not self.tickets
+
+    @property
+    def expires_at(self) -> float | None:
+        """When it was idle for long enough; None: never."""
+        return None if self.keep_alive_s is None else self.last_use + self.keep_alive_s
+
+    @property
+    def going(self) -> bool:
+        """Whether its memory will be free without anything else being decided."""
+        return self.leaving is not None or self.state is SlotState.UNLOADING
+
+    def move(self, state: SlotState) -> None:
+        if state not in TRANSITIONS[self.state]:
+            raise AssertionError(f"a slot cannot go from {self.state} to {state}")
+        self.state = state
+
+
+class Demand:
+    """Requests for a checkpoint that has no slot yet, in order of arrival."""
+
+    def __init__(self, info: CheckpointInfo, device: Device, now: float) -> None:
+        self.info = info
+        self.key = Key(info.path, device)
+        self.since = now
+        self.tickets: dict[int, None] = {}
+        self.keep_alive_s: float | None = None
+
+
+def pin_of(info: CheckpointInfo, device: Device) -> Pin:
+    """How a pin names a checkpoint on a device."""
+    return Pin(info.name, device.value, info.dtype)
 
 
 class SlotView(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,7 +117,7 @@ class SlotView(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int
     """Requests that wait: for room, for the load, or for a sequence slot."""
     memory_bytes: int
-    """What it is charged for: an estimate before its load, measured afterwards; 0 while it waits."""
+    """What it is charged: an estimate before its load, measured afterwards; 0 while it waits."""
     last_use: float
     """On the service's clock, in seconds."""
     engine: str | None = None

@@ -1,0 +1,189 @@
+"""One request under way: what its worker says, on the way to whoever reads it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from itertools import pairwise
+
+from lemonade_serve import errors
+from lemonade_serve.domain.checkpoint import CheckpointInfo
+from lemonade_serve.domain.events import Outcome, RequestFinished
+from lemonade_serve.domain.ports import Clock
+from lemonade_serve.domain.residency.pool import Lease
+from lemonade_serve.protocol.messages import Finished, FinishReason, Started, Token
+
+
+class Generation:
+    """Read `next` until it returns a `Finished`; `cancel` when nobody reads any more. Both may be
+    called from the event loop only, and `cancel` never waits.
+
+    `report` is called once, with what became of it: before the reader gets the `Finished`, so that
+    whoever has the answer finds it counted already.
+    """
+
+    def __init__(
+        self,
+        info: CheckpointInfo,
+        lease: Lease,
+        endpoint: str,
+        *,
+        arrived: float,
+        clock: Clock,
+        report: Callable[[RequestFinished], None],
+    ) -> None:
+        self.model = info.name
+        self.device = lease.device.value
+        self.dtype = info.dtype
+        self.endpoint = endpoint
+        self.arrived = arrived
+        self.prompt_tokens = 0
+        self.cached_tokens = 0
+        self.token_times: list[float] = []
+        self.started_at: float | None = None
+        self.first_text_at: float | None = None
+        self.finish_reason: FinishReason | None = None
+        self.error: Exception | None = None
+        self.task: asyncio.Task[None] | None = None
+        self._lease = lease
+        self._clock = clock
+        self._report = report
+        self._reported = False
+        self._loop = asyncio.get_running_loop()
+        self._unread: deque[Token | Finished | Exception] = deque()
+        self._reader: asyncio.Future[None] | None = None
+
+    @property
+    def reason(self) -> str:
+        """Why it finished, in the wire's words; empty if it has not."""
+        return self.finish_reason.value if self.finish_reason else ""
+
+    @property
+    def completion_tokens(self) -> int:
+        return len(self.token_times)
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+    async def next(self, timeout_s: float | None = None) -> Token | Finished:
+        """The next event. Raises TimeoutError, losing nothing, or the error that ended it.
+
+        Written on a bare future: this runs for every token, and a Queue under a timeout costs
+        several times as much.
+        """
+        if not self._unread:
+            reader = self._reader = self._loop.create_future()
+            alarm = None if timeout_s is None else self._loop.call_later(timeout_s, _ring, reader)
+            try:
+                await reader
+            finally:
+                self._reader = None
+                if alarm:
+                    alarm.cancel()
+            if not self._unread:
+                raise TimeoutError
+        event = self._unread.popleft()
+        if isinstance(event, Exception):
+            raise event
+        return event
+
+    def cancel(self) -> None:
+        if self.task:
+            self.task.cancel()
+
+    def fail(self, error: Exception) -> None:
+        """Cancel it, with an error that its reader sees after what is already there."""
+        self.cancel()
+        self.put(error)
+
+    def take(self, event: Started | Token | Finished) -> None:
+        """What the worker said, on its way to the reader."""
+        match event:
+            case Started():
+                self.prompt_tokens = event.prompt_tokens
+                self.cached_tokens = event.cached_tokens
+                self.started_at = event.at
+                self._lease.running = True
+                return
+            case Token():
+                self.token_times.append(event.at)
+                if event.text and self.first_text_at is None:
+                    self.first_text_at = self._clock()
+            case Finished():
+                self.finish_reason = event.reason
+                if event.text and self.first_text_at is None:
+                    self.first_text_at = self._clock()
+                self.end()
+        self.put(event)
+
+    def put(self, event: Token | Finished | Exception) -> None:
+        """The next thing that the reader gets; an error is the last."""
+        if isinstance(event, Exception):
+            self.error = self.error or event
+        self._unread.append(event)
+        if self._reader:
+            _ring(self._reader)
+
+    def end(self) -> None:
+        """Nothing more will come: report it, once."""
+        if not self._reported:
+            self._reported = True
+            self._report(self._finished())
+
+    def figures(self) -> dict[str, object]:
+        """What a log line may say of it: numbers and names, never text. Times in seconds."""
+        finished = self._finished()
+        return {
+            "model": self.model,
+            "device": self.device,
+            "dtype": self.dtype,
+            "prompt_tokens": self.prompt_tokens,
+            "cached_tokens": self.cached_tokens,
+            "completion_tokens": self.completion_tokens,
+            "time_to_first_token": _rounded(finished.time_to_first_token),
+            "time_per_output_token": _rounded(finished.time_per_output_token),
+            "finish_reason": self.reason or None,
+        }
+
+    def _finished(self) -> RequestFinished:
+        times, started, now = self.token_times, self.started_at, self._clock()
+        first = times[0] if times else None
+        return RequestFinished(
+            model=self.model,
+            device=self.device,
+            dtype=self.dtype,
+            endpoint=self.endpoint,
+            outcome=self._outcome(),
+            reason=self.reason or getattr(self.error, "code", "") or "cancelled",
+            prompt_tokens=self.prompt_tokens,
+            cached_tokens=self.cached_tokens,
+            completion_tokens=self.completion_tokens,
+            duration_s=now - self.arrived,
+            queue_s=_since(self.arrived, started),
+            prefill_s=None if started is None else _since(started, first),
+            decode_s=times[-1] - times[0] if times else None,
+            time_to_first_token=_since(self.arrived, self.first_text_at),
+            token_gaps=tuple(later - earlier for earlier, later in pairwise(times)),
+        )
+
+    def _outcome(self) -> Outcome:
+        if self.finish_reason:
+            return Outcome.OK
+        if isinstance(self.error, errors.Retryable):
+            return Outcome.REJECTED
+        return Outcome.ERROR if self.error else Outcome.CANCELLED
+
+
+def _ring(reader: asyncio.Future[None]) -> None:
+    if not reader.done():
+        reader.set_result(None)
+
+
+def _since(earlier: float, later: float | None) -> float | None:
+    return None if later is None else max(0.0, later - earlier)
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 6)

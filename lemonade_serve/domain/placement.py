@@ -1,0 +1,75 @@
+"""Which checkpoint a request means, and where it may run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import msgspec
+
+from lemonade_serve import errors
+from lemonade_serve.domain import device as devices
+from lemonade_serve.domain.checkpoint import AUTO, CheckpointInfo
+from lemonade_serve.domain.device import Device
+from lemonade_serve.domain.ports import CheckpointCatalog
+from lemonade_serve.domain.residency.pool import Pool
+
+
+class Placement(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request may say about loading.
+
+    `keep_alive`: seconds that the checkpoint then stays unused; None as the settings say, below 0
+    for ever.
+    """
+
+    model: str | None = None
+    device: str = devices.HYBRID
+    dtype: str = AUTO
+    cache_dir: str | None = None
+    keep_alive: float | None = None
+
+
+class Locator:
+    """Finds checkpoints, in memory first and then on disk."""
+
+    def __init__(
+        self, catalog: CheckpointCatalog, pool: Pool, *, default_model: str | None
+    ) -> None:
+        self._catalog = catalog
+        self._pool = pool
+        self._default_model = default_model
+
+    async def locate(self, placement: Placement) -> tuple[CheckpointInfo, Sequence[Device]]:
+        """The checkpoint and the devices that a request means: a resident one if it says no more
+        of it than the name, and what the disk has otherwise.
+
+        Raises InvalidRequest, DeviceUnavailable, ModelNotFound, NotAllowed.
+        """
+        where = devices.candidates(placement.device, self._pool.available)
+        resident = [slot for slot in self._pool.resident() if slot.key.device in where]
+        model = placement.model
+        if model is None:
+            model = resident[0].info.name if resident else self._default_model
+        if model is None:
+            raise errors.InvalidRequest(
+                "no model is named, none is resident and no default_model is set", param="model"
+            )
+        if placement.dtype == AUTO and placement.cache_dir is None:
+            for slot in resident:
+                if slot.info.name == model:
+                    return slot.info, [slot.key.device]
+        info = await asyncio.to_thread(
+            self._catalog.find, model, placement.dtype, placement.cache_dir
+        )
+        return info, where
+
+    async def checkpoints(self, cache_dir: str | None = None) -> Sequence[CheckpointInfo]:
+        """What is on disk. Raises NotAllowed for a directory outside the allowed roots."""
+        return await asyncio.to_thread(self._catalog.list, cache_dir)
+
+    def usual_device(self, info: CheckpointInfo) -> str:
+        """Where a checkpoint is resident, or would be tried first."""
+        for slot in self._pool.resident():
+            if slot.info.path == info.path:
+                return slot.key.device.value
+        return self._pool.available[0].value

@@ -1,0 +1,93 @@
+"""What callers do about residency itself: load, unload, pin, and look."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+
+from lemonade_serve import errors
+from lemonade_serve.domain import device as devices
+from lemonade_serve.domain.placement import Locator, Placement
+from lemonade_serve.domain.ports import Pin, PinStore
+from lemonade_serve.domain.residency.pool import Pool
+from lemonade_serve.domain.residency.slot import DeviceView, SlotView
+
+
+class Residents:
+    """Pins are kept before they are in force, and so survive whoever was told of them."""
+
+    def __init__(self, locator: Locator, pool: Pool, pins: PinStore) -> None:
+        self._locator = locator
+        self._pool = pool
+        self._pins = pins
+        self._pinning = asyncio.Lock()
+        """Two writers of the file would lose each other's pins."""
+
+    async def load(self, placement: Placement) -> SlotView:
+        """Make a checkpoint resident. Raises ModelLoadError and what the locator and the pool
+        refuse it with."""
+        info, where = await self._locator.locate(placement)
+        lease = self._pool.acquire(info, where, keep_alive_s=placement.keep_alive)
+        try:
+            await lease.worker()
+            return self._pool.slot(lease.key)
+        finally:
+            lease.release()
+
+    async def unload(
+        self, *, model: str | None = None, device: str | None = None, force: bool = False
+    ) -> int:
+        """Unload one model, one device's or all; returns how many left."""
+        where = devices.candidates(device, self._pool.available)[0] if device else None
+        return await self._pool.unload(model=model, device=where, force=force)
+
+    async def pin(self, placement: Placement) -> SlotView:
+        """Load a checkpoint and exempt it from eviction, over restarts, until it is unpinned.
+
+        Raises as `load`, and StoreUnavailable when the pin cannot be kept.
+        """
+        view = await self.load(placement)
+        pin = Pin(view.model, view.device, view.dtype)
+        await self._repin(lambda pins: pins | {pin})
+        return msgspec.structs.replace(view, pinned=True)
+
+    async def unpin(self, *, model: str | None = None, device: str | None = None) -> int:
+        """Take the pins of one model, one device or all back; returns how many there were."""
+        before = self._pool.pins
+        kept = frozenset(
+            pin
+            for pin in before
+            if model not in (None, pin.model) or device not in (None, pin.device)
+        )
+        await self._repin(lambda pins: pins & kept)
+        return len(before) - len(kept)
+
+    async def restore(
+        self, preload: Iterable[str], failed: Callable[[str, errors.LemonadeError], None]
+    ) -> None:
+        """At start: put the kept pins in force and load what is pinned or named in `preload`, one
+        after the other. One that cannot be loaded is told to `failed`, and the rest go on."""
+        pins = await asyncio.to_thread(self._pins.load)
+        self._pool.pin(pins)
+        pinned = [Placement(model=p.model, device=p.device, dtype=p.dtype) for p in sorted(pins)]
+        for placement in [*pinned, *(Placement(model=name) for name in preload)]:
+            try:
+                await self.load(placement)
+            except errors.LemonadeError as error:
+                failed(placement.model or "", error)
+
+    def slots(self) -> Sequence[SlotView]:
+        """What is in memory or on its way, the most recently used first."""
+        return self._pool.slots()
+
+    def device_views(self) -> Sequence[DeviceView]:
+        """What this machine has, the preferred device first."""
+        return self._pool.devices()
+
+    async def _repin(self, change: Callable[[frozenset[Pin]], frozenset[Pin]]) -> None:
+        async with self._pinning:
+            pins = change(self._pool.pins)
+            await asyncio.to_thread(self._pins.save, pins)
+            self._pool.pin(pins)
