@@ -17,11 +17,17 @@ _OPENMETRICS = "application/openmetrics-text"
 def metrics_route(metrics: MetricsObserver) -> HTTPRouteHandler:
     """GET /metrics. It reads and changes nothing, and answers whatever else goes on."""
 
-    @get("/metrics", operation_id="metrics", media_type=MediaType.TEXT, sync_to_thread=False)
+    @get(
+        "/metrics",
+        operation_id="metrics",
+        summary="Metrics for Prometheus",
+        description="Text format 0.0.4, or OpenMetrics 1.0.0 for whoever accepts that.",
+        media_type=MediaType.TEXT,
+        sync_to_thread=False,
+    )
     def scrape(request: Request[Any, Any, Any]) -> Response[bytes]:
-        """What Prometheus scrapes: text format 0.0.4, or OpenMetrics 1.0.0 for who accepts it."""
         text, content_type = expose(metrics, request.headers.get("accept", ""))
-        return Response(text, media_type=content_type)
+        return Response(text, headers={"Content-Type": content_type})
 
     return scrape
 

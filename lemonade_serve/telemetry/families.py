@@ -18,30 +18,17 @@ _FIRST_TOKEN = (
     *(0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640),
 )
 _TOKEN = (
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.075,
-    0.1,
-    0.15,
-    0.2,
-    0.3,
-    0.4,
-    0.5,
-    0.75,
-    1,
-    2.5,
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1),
+    *(0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5),
 )
 _REQUEST = (
-    *(0.01, 0.05, 0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 60, 120, 240, 480, 960),
+    *(0.01, 0.05, 0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5),
+    *(5, 10, 15, 20, 30, 60, 120, 240, 480, 960),
 )
 _LOAD = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
 _IDLE = (0.1, 0.5, 1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400)
 _TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)
-_LEFT = "of all requests, also of those that did not finish."
+_OF_ALL = "of all requests, also of those that did not come to their end."
 
 
 class Families:
@@ -60,14 +47,14 @@ class Families:
         self.rejected = Counter(
             "requests_rejected_total", "Requests that may be sent again later.", ("reason",)
         )
-        self.prompt_tokens = Counter("prompt_tokens_total", f"Tokens of prompts, {_LEFT}", _WHERE)
+        self.prompt_tokens = Counter("prompt_tokens_total", f"Prompt tokens {_OF_ALL}", _WHERE)
         self.cached_prompt_tokens = Counter(
             "cached_prompt_tokens_total",
             "Those of prompt_tokens_total that the engine did not have to compute.",
             _WHERE,
         )
         self.generated_tokens = Counter(
-            "generated_tokens_total", f"Tokens generated, {_LEFT}", _WHERE
+            "generated_tokens_total", f"Generated tokens {_OF_ALL}", _WHERE
         )
         self.duration = Histogram(
             "request_duration_seconds",
