@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import enum
 import logging
 import re
 import sys
 
 import structlog
 
-from lemonade_serve.domain.events import CheckpointLoadFailed, Event, WorkerExited
+from lemonade_serve.domain.events import (
+    CheckpointLoadFailed,
+    CheckpointRequested,
+    CheckpointUnloaded,
+    Departure,
+    Event,
+    RequestFinished,
+    RequestRefused,
+)
 from lemonade_serve.settings import Log
 
 _WORD = re.compile(r"(?<!^)(?=[A-Z])")
@@ -51,12 +60,26 @@ def configure_logging(settings: Log) -> None:
 
 
 class LogObserver:
-    """Writes every event of the domain as one line."""
+    """Writes what becomes of checkpoints, a line an event. Of requests the access log tells."""
 
     def __init__(self) -> None:
         self._log = structlog.get_logger()
 
     def observe(self, event: Event) -> None:
-        level = "warning" if isinstance(event, CheckpointLoadFailed | WorkerExited) else "info"
-        fields = {name: getattr(event, name) for name in event.__struct_fields__}
-        getattr(self._log, level)(_WORD.sub("_", type(event).__name__).lower(), **fields)
+        if isinstance(event, CheckpointRequested | RequestFinished | RequestRefused):
+            return
+        fields = {name: _plain(getattr(event, name)) for name in event.__struct_fields__}
+        name = _WORD.sub("_", type(event).__name__).lower()
+        getattr(self._log, "warning" if _is_alarming(event) else "info")(name, **fields)
+
+
+def _is_alarming(event: Event) -> bool:
+    match event:
+        case CheckpointLoadFailed() | CheckpointUnloaded(reason=Departure.CRASH):
+            return True
+        case _:
+            return False
+
+
+def _plain(value: object) -> object:
+    return value.value if isinstance(value, enum.Enum) else value

@@ -13,10 +13,17 @@ import structlog
 from lemonade_serve.domain import events
 from lemonade_serve.settings import Log
 from lemonade_serve.telemetry.logging import LogObserver, configure_logging
+from tests.unit.telemetry.house import (
+    CHECKPOINT,
+    finished,
+    load_failed,
+    loaded,
+    refused,
+    requested,
+    unloaded,
+)
 
 SECRET = "nobody may log this"  # noqa: S105
-WHERE = {"model": "small", "device": "cpu", "dtype": "int4"}
-LOADED = events.CheckpointLoaded(engine="fake", pid=7, load_s=0.5, **WHERE)
 
 
 @pytest.fixture(autouse=True)
@@ -116,13 +123,16 @@ def test_where_nobody_looks_lines_are_json(capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize(
     ("event", "name", "level"),
     [
-        (LOADED, "checkpoint_loaded", "info"),
-        (events.CheckpointUnloaded(**WHERE), "checkpoint_unloaded", "info"),
-        (events.CheckpointLoadFailed(reason="cut", **WHERE), "checkpoint_load_failed", "warning"),
-        (events.WorkerExited(reason="killed", **WHERE), "worker_exited", "warning"),
+        (
+            events.CheckpointLoading(reserved_bytes=100, **CHECKPOINT),
+            "checkpoint_loading",
+            "info",
+        ),
+        (loaded(), "checkpoint_loaded", "info"),
+        (load_failed(), "checkpoint_load_failed", "warning"),
     ],
 )
-def test_every_event_is_a_line_with_all_its_fields(
+def test_what_becomes_of_a_checkpoint_is_a_line_with_all_its_fields(
     event: events.Event, name: str, level: str
 ) -> None:
     with structlog.testing.capture_logs() as captured:
@@ -130,3 +140,26 @@ def test_every_event_is_a_line_with_all_its_fields(
     (line,) = captured
     fields = {name: getattr(event, name) for name in event.__struct_fields__}
     assert line == {"event": name, "log_level": level, **fields}
+
+
+@pytest.mark.parametrize("reason", events.Departure)
+def test_only_a_crash_is_a_departure_to_warn_of(reason: events.Departure) -> None:
+    with structlog.testing.capture_logs() as captured:
+        LogObserver().observe(unloaded(reason))
+    assert captured == [
+        {
+            "event": "checkpoint_unloaded",
+            "log_level": "warning" if reason is events.Departure.CRASH else "info",
+            **CHECKPOINT,
+            "reason": reason.value,
+            "idle_s": 45.0,
+            "how": "it exited",
+        }
+    ]
+
+
+@pytest.mark.parametrize("event", [finished(), refused("small"), requested(resident=True)])
+def test_a_request_is_the_access_logs_business(event: events.Event) -> None:
+    with structlog.testing.capture_logs() as captured:
+        LogObserver().observe(event)
+    assert captured == []
