@@ -21,7 +21,7 @@ Path = tuple[str, ...]
 """A key's names, from the outermost section to the key itself."""
 
 _ROOT = type_info(Settings)
-_ALMOST = 0.85
+_ALMOST = 0.75
 """How alike a key and one from elsewhere must be to be its likely meaning."""
 
 
