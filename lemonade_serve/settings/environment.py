@@ -14,8 +14,10 @@ from lemonade_serve.settings.fields import Path, is_list, kind_at, takes_names
 
 _PREFIX = "LEMONADE_"
 _NESTED = "__"
-_NOT_SETTINGS = frozenset({"LEMONADE_CONFIG", "LEMONADE_URL"})
-"""Where the command line finds its file and its daemon."""
+_NOT_SETTINGS = frozenset(
+    {"LEMONADE_CONFIG", "LEMONADE_URL", "LEMONADE_API_KEY", "LEMONADE_CLIENT_ID"}
+)
+"""Where the command line finds its file and its daemon, and as whom it asks."""
 
 
 def read_environment(environment: Mapping[str, str]) -> tuple[dict[str, Any], dict[Path, str]]:

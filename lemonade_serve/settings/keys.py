@@ -10,6 +10,9 @@ from pathlib import Path
 from lemonade_serve.errors import SettingsError
 from lemonade_serve.settings.schema import CLIENT_NAME, Settings
 
+_SENDABLE = re.compile(r"[\x21-\x7e]+")
+"""In an `Authorization` header."""
+
 
 def read_api_keys(settings: Settings) -> Mapping[str, str]:
     """The key of each client, by the client's name.
@@ -57,10 +60,10 @@ def _check(keys: Mapping[str, str]) -> None:
     for name, key in keys.items():
         if not key:
             raise SettingsError(f"api_keys: the key of {name} is empty")
-        if key != key.strip() or not key.isprintable():
+        if not _SENDABLE.fullmatch(key):
             raise SettingsError(
-                f"api_keys: the key of {name} cannot be sent in a header: it begins or ends with "
-                "white space, or has a control character in it"
+                f"api_keys: the key of {name} has a character in it that cannot be sent: "
+                "printable ASCII only, without blanks and line ends"
             )
         if other := owners.get(key):
             raise SettingsError(f"api_keys: {other} and {name} have the same key")

@@ -119,6 +119,8 @@ def test_other_variables_are_not_ours() -> None:
         "LEMON": "1",
         "LEMONADE_CONFIG": "/x",
         "LEMONADE_URL": "http://x",
+        "LEMONADE_API_KEY": "x",
+        "LEMONADE_CLIENT_ID": "x",
     }
     assert load_settings(environment=environment) == Settings()
 
