@@ -17,6 +17,11 @@ cache_dir = click.option(
     type=click.Path(file_okay=False),
     help="Where checkpoints are.  [default: ~/.cache/lemonade]",
 )
+state_dir = click.option(
+    "--state-dir",
+    type=click.Path(file_okay=False),
+    help="Where the daemon keeps what must survive it.  [default: ~/.local/state/lemonade]",
+)
 url = click.option(
     "--url",
     default="http://127.0.0.1:1234",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from lemonade_serve.settings.load import load_settings
+from lemonade_serve.settings.keys import read_api_keys
+from lemonade_serve.settings.load import Sourced, load_settings, load_sourced
+from lemonade_serve.settings.memory import memory_bytes
 from lemonade_serve.settings.parameters import Options
 from lemonade_serve.settings.schema import (
     Device,
@@ -24,6 +26,10 @@ __all__ = [
     "Pool",
     "Server",
     "Settings",
+    "Sourced",
     "Worker",
     "load_settings",
+    "load_sourced",
+    "memory_bytes",
+    "read_api_keys",
 ]

@@ -1,8 +1,7 @@
 """Every setting, its unit and its bounds.
 
 Every bound that an operator may have to move is a field here, with its unit in the name (`_s`
-seconds, `_bytes`, `_tokens`). In the environment a field is `LEMONADE_<FIELD>`, or
-`LEMONADE_<SECTION>__<FIELD>`; a variable that is empty says nothing.
+seconds, `_bytes`, `_tokens`); `environment.py` says what it is called there.
 """
 
 from __future__ import annotations
@@ -18,11 +17,16 @@ from lemonade_serve.settings.parameters import Options
 
 Count = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0)]
-Bytes = Annotated[int, Meta(ge=1)] | Annotated[str, Meta(pattern=r"^(auto|\d+ ?([KMGT]iB)?)$")]
+Bytes = (
+    Annotated[int, Meta(ge=1)] | Annotated[str, Meta(pattern=r"^(auto|[1-9][0-9]* ?([KMGT]iB)?)$")]
+)
 """A number of bytes, `12GiB` and the like, or `auto`."""
-Secret = str
+Secret = Annotated[str, Meta(extra={"secret": "all"})]
 """Never shown: `lemonade-serve config` prints stars."""
-ClientName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:-]{1,64}$")]
+SecretUrl = Annotated[str, Meta(extra={"secret": "password"})]
+"""Shown without its password."""
+CLIENT_NAME = r"^[A-Za-z0-9._:-]{1,64}$"
+ClientName = Annotated[str, Meta(pattern=CLIENT_NAME)]
 
 
 class Server(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -127,7 +131,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Further directories that a client's `cache_dir` may name."""
     state_dir: str = "~/.local/state/lemonade"
     """Where the daemon keeps what must survive it; one daemon a directory."""
-    database_url: Secret | None = None
+    database_url: SecretUrl | None = None
     """A PostgreSQL database for clients' parameters, instead of SQLite in the state directory."""
     max_clients: Count = 10_000
     """Clients whose parameters are kept; one more is refused with 429."""
@@ -153,6 +157,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def cache_root_paths(self) -> list[Path]:
         return [_absolute(root) for root in self.cache_roots]
+
+    @property
+    def api_keys_path(self) -> Path | None:
+        return _absolute(self.api_keys_file) if self.api_keys_file else None
 
     @property
     def state_path(self) -> Path:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from lemonade_serve.errors import SettingsError
-from lemonade_serve.settings import Settings, load_settings
+from lemonade_serve.settings import Settings, load_settings, load_sourced
+from lemonade_serve.settings.parameters import Options
 
 
 @pytest.fixture
@@ -56,6 +57,11 @@ def test_a_flag_may_be_false(file: Path) -> None:
         ("LEMONADE_SERVER__ALLOW_KEYLESS", "true", "server", "allow_keyless", True),
         ("LEMONADE_SERVER__ALLOW_KEYLESS", "0", "server", "allow_keyless", False),
         ("LEMONADE_LOG__LEVEL", "debug", "log", "level", "debug"),
+        ("LEMONADE_POOL__PRELOAD", "a:b", "pool", "preload", ("a", "b")),
+        ("LEMONADE_DEVICES__ORDER", "cpu:npu", "devices", "order", ("cpu", "npu")),
+        ("LEMONADE_PARAMETERS__TEMPERATURE", "0.5", "parameters", "temperature", 0.5),
+        ("LEMONADE_PARAMETERS__DO_SAMPLE", "false", "parameters", "do_sample", False),
+        ("LEMONADE_PARAMETERS__STOP", "a:b", "parameters", "stop", "a:b"),
     ],
 )
 def test_the_environments_strings_become_what_the_field_is(
@@ -63,6 +69,34 @@ def test_the_environments_strings_become_what_the_field_is(
 ) -> None:
     settings = load_settings(environment={name: value})
     assert getattr(getattr(settings, section), field) == expected
+
+
+def test_a_section_may_be_inside_a_section() -> None:
+    settings = load_settings(
+        environment={
+            "LEMONADE_DEVICES__CPU__MAX_MODELS": "2",
+            "LEMONADE_DEVICES__CPU__MEMORY_BUDGET": "12GiB",
+        }
+    )
+    assert settings.devices.cpu.max_models == 2
+    assert settings.devices.cpu.memory_budget == "12GiB"
+    assert settings.devices.cpu.execution_provider == "cpu"
+
+
+def test_a_file_may_have_several_stop_strings(file: Path) -> None:
+    file.write_text('parameters.stop = ["a", "b"]\n')
+    settings = load_settings(file=file, environment={"LEMONADE_PARAMETERS__SEED": "7"})
+    assert settings.parameters == Options(stop=["a", "b"], seed=7)
+
+
+def test_each_client_has_a_variable_for_its_key(file: Path) -> None:
+    file.write_text('[api_keys]\ncarol = "c"\nalice = "old"\n')
+    environment = {
+        "LEMONADE_API_KEYS__ALICE": " a:b=c__D\n",
+        "LEMONADE_API_KEYS__MY__BOT": "x",
+    }
+    settings = load_settings(file=file, environment=environment)
+    assert settings.api_keys == {"carol": "c", "alice": " a:b=c__D\n", "my__bot": "x"}
 
 
 def test_a_list_in_the_environment_is_written_as_a_path_is() -> None:
@@ -85,6 +119,8 @@ def test_other_variables_are_not_ours() -> None:
         "LEMON": "1",
         "LEMONADE_CONFIG": "/x",
         "LEMONADE_URL": "http://x",
+        "LEMONADE_API_KEY": "x",
+        "LEMONADE_CLIENT_ID": "x",
     }
     assert load_settings(environment=environment) == Settings()
 
@@ -103,6 +139,12 @@ def test_paths_are_absolute_and_know_home(monkeypatch: pytest.MonkeyPatch) -> No
         ("[server]\nprot = 1", "server.prot", "server.port"),
         ("[servr]\nport = 1", "servr", "server"),
         ("[worker]\nthreds = 1", "worker.threds", "worker.threads"),
+        ("[devices.cpuu]\nmax_models = 1", "devices.cpuu", "devices.cpu"),
+        ("[devices.cpu]\nmax_model = 1", "devices.cpu.max_model", "devices.cpu.max_models"),
+        ("[parameters]\ntemprature = 1", "parameters.temprature", "parameters.temperature"),
+        ("port = 1", "port", "server.port"),
+        ("[server]\nthreads = 1", "server.threads", "worker.threads"),
+        ("[pool]\nmax_models = 1", "pool.max_models", "devices.npu.max_models"),
     ],
 )
 def test_a_typo_in_the_file_is_named_with_what_was_meant(
@@ -119,6 +161,27 @@ def test_a_typo_in_the_environment_is_named_with_what_was_meant() -> None:
         load_settings(environment={"LEMONADE_SERVER__PROT": "1"})
     assert raised.value.message == (
         "environment: there is no setting server.prot; did you mean server.port?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "hint"),
+    [
+        ("LEMONADE_SERVER_PORT", "server_port", "LEMONADE_SERVER__PORT"),
+        ("LEMONADE_DEVICES__CPU_MAX_MODELS", "devices.cpu_max_models", None),
+        ("LEMONADE_PORT", "port", "LEMONADE_SERVER__PORT"),
+        ("LEMONADE_DEVICES__CPU__MAX_MODEL", "devices.cpu.max_model", "devices.cpu.max_models"),
+        ("LEMONADE_API_KEY__ALICE", "api_key", "api_keys"),
+    ],
+)
+def test_a_variable_of_another_section_is_called_by_its_whole_name(
+    name: str, wrong: str, hint: str | None
+) -> None:
+    hint = hint or "LEMONADE_DEVICES__CPU__MAX_MODELS"
+    with pytest.raises(SettingsError) as raised:
+        load_settings(environment={name: "geheim"})
+    assert raised.value.message == (
+        f"environment: there is no setting {wrong}; did you mean {hint}?"
     )
 
 
@@ -141,6 +204,11 @@ def test_a_flag_that_is_no_setting_is_an_error() -> None:
         ("[worker]\nthreads = -1", "worker.threads"),
         ("[worker]\nprefill_chunk_tokens = 15", "worker.prefill_chunk_tokens"),
         ('[log]\nlevel = "loud"', "log.level"),
+        ('[devices.cpu]\nmemory_budget = "12 GB"', "devices.cpu.memory_budget"),
+        ('[devices.cpu]\nmemory_budget = "0"', "devices.cpu.memory_budget"),
+        ("[devices.cpu]\nmemory_budget = 0", "devices.cpu.memory_budget"),
+        ('[devices]\norder = ["gpu"]', "devices.order[0]"),
+        ("[parameters]\ntemperature = 2.1", "parameters.temperature"),
         ('cache_roots = "/a:/b"', "cache_roots"),
         ("cache_dir = 7", "cache_dir"),
         ('server = "x"', "server"),
@@ -180,6 +248,70 @@ def test_a_section_given_as_a_value_is_named() -> None:
     for order in (environment, dict(reversed(environment.items()))):
         with pytest.raises(SettingsError, match=r"^environment: .*server"):
             load_settings(environment=order)
+
+
+def test_a_list_that_is_given_as_a_section_too_is_named() -> None:
+    environment = {"LEMONADE_CACHE_ROOTS": "/a", "LEMONADE_CACHE_ROOTS__X": "1"}
+    for order in (environment, dict(reversed(environment.items()))):
+        with pytest.raises(SettingsError, match=r"^environment: cache_roots is given as a section"):
+            load_settings(environment=order)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'api_keys = "geheim"',
+        'api_keys = ["geheim"]',
+        '[api_keys]\n"no name" = "geheim"',
+        '[api_keys]\nalice = ["geheim"]',
+        '[api_keys.alice]\nkey = "geheim"',
+        'database_url = ["geheim"]',
+        '[api_keys]\nalice = "geheim\nbob = "geheim"',
+        '[api_keys]\nalice = "geheim"\nalice = "geheim"',
+    ],
+)
+def test_no_error_quotes_a_secret(file: Path, content: str) -> None:
+    file.write_text(content)
+    with pytest.raises(SettingsError) as raised:
+        load_settings(file=file, environment={})
+    assert "geheim" not in raised.value.message
+
+
+@pytest.mark.parametrize("name", ["API_KEYS", "DATABASE_URL__X", "APIKEYS__ALICE"])
+def test_no_error_quotes_a_secret_of_the_environment(name: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        load_settings(environment={f"LEMONADE_{name}": "geheim"})
+    assert "geheim" not in raised.value.message
+
+
+def test_each_key_knows_its_source(file: Path) -> None:
+    file.write_text(
+        'cache_dir = "/file"\n[server]\nport = 1\nhost = "::1"\n[api_keys]\nalice = "a"\n'
+    )
+    sourced = load_sourced(
+        file=file,
+        environment={"LEMONADE_SERVER__HOST": "::", "LEMONADE_API_KEYS__BOB": "b"},
+        flags={"server": {"port": 3, "uds": None}},
+    )
+    assert sourced.settings.server.port == 3
+    assert {
+        key: sourced.source(key)
+        for key in (
+            "cache_dir",
+            "server.host",
+            "server.port",
+            "server.uds",
+            "api_keys.alice",
+            "api_keys.bob",
+        )
+    } == {
+        "cache_dir": str(file),
+        "server.host": "LEMONADE_SERVER__HOST",
+        "server.port": "command line",
+        "server.uds": "default",
+        "api_keys.alice": str(file),
+        "api_keys.bob": "LEMONADE_API_KEYS__BOB",
+    }
 
 
 def test_flags_are_not_taken_loosely() -> None:

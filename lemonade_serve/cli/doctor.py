@@ -1,0 +1,112 @@
+"""`lemonade-serve doctor`."""
+
+from __future__ import annotations
+
+import json
+import stat
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+import click
+import msgspec
+from rich.console import Console
+from rich.text import Text
+
+from lemonade_serve.cli import options, places
+from lemonade_serve.devices import checks
+from lemonade_serve.devices.budgets import budgets
+from lemonade_serve.devices.cpus import read_cpus
+from lemonade_serve.devices.finding import Finding, Level
+from lemonade_serve.devices.memory import read_memory
+from lemonade_serve.devices.nodes import read_nodes
+from lemonade_serve.devices.providers import probe_providers
+from lemonade_serve.errors import LemonadeError, SettingsError
+from lemonade_serve.settings import Settings, Sourced, load_sourced, read_api_keys
+
+_STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
+_SECRETS = ("api_keys.", "database_url")
+
+
+@click.command()
+@options.cache_dir
+@options.state_dir
+@options.config
+@options.json_output
+def doctor(
+    cache_dir: str | None, state_dir: str | None, config: Path | None, as_json: bool
+) -> None:
+    """Look at this machine: settings, memory, CPUs, devices, directories, address.
+
+    Nothing is changed. The status is 1 when something would keep the daemon, or what the settings
+    say, from working.
+    """
+    findings = list(examine(config, {"cache_dir": cache_dir, "state_dir": state_dir}))
+    if as_json:
+        click.echo(json.dumps(msgspec.to_builtins(findings), indent=2))
+    else:
+        console = Console()
+        for finding in findings:
+            console.print(_line(finding), soft_wrap=True)
+    if any(finding.level is Level.FAIL for finding in findings):
+        sys.exit(1)
+
+
+def examine(file: Path | None, flags: Mapping[str, str | None]) -> Iterator[Finding]:
+    """All findings, as they come."""
+    try:
+        sourced = load_sourced(file=file, flags=flags)
+    except SettingsError as error:
+        advice = "correct it; what follows is about the default settings"
+        yield Finding(Level.FAIL, "settings", error.message, advice)
+        sourced = load_sourced(environment={}, flags=flags)
+    else:
+        yield from _trying("settings", lambda: _check_settings(sourced))
+    settings = sourced.settings
+    yield from _trying("devices", lambda: _check_machine(settings))
+    yield from _trying("cache_dir", lambda: places.check_cache(settings.cache_path))
+    yield from _trying("state_dir", lambda: [places.check_state(settings.state_path)])
+    yield from _trying("server", lambda: [places.check_address(settings.server)])
+
+
+def _trying(subject: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
+    try:
+        yield from check()
+    except (LemonadeError, OSError) as error:
+        yield Finding(Level.FAIL, subject, str(error))
+
+
+def _check_settings(sourced: Sourced) -> Iterator[Finding]:
+    origins = list(dict.fromkeys(sourced.sources.values())) or ["all defaults"]
+    keys = read_api_keys(sourced.settings)
+    yield Finding(Level.OK, "settings", f"{', '.join(origins)}; {len(keys)} API keys")
+    for path in _secret_files(sourced):
+        if path.stat().st_mode & stat.S_IROTH:
+            said = f"{path} has secrets in it, and all users can read it"
+            yield Finding(Level.WARN, "settings", said, f"chmod o-r {path}")
+
+
+def _secret_files(sourced: Sourced) -> set[Path]:
+    """Files of keys or passwords, among those that were read."""
+    named = (source for key, source in sourced.sources.items() if key.startswith(_SECRETS))
+    files = {Path(source) for source in named if Path(source).is_file()}
+    own = sourced.settings.api_keys_path
+    return files | {own} if own else files
+
+
+def _check_machine(settings: Settings) -> Iterator[Finding]:
+    memory = read_memory()
+    yield checks.check_memory(memory)
+    yield checks.check_cpus(read_cpus(), settings.worker.threads)
+    offered = budgets(settings.devices, memory.usable_bytes)
+    yield from checks.check_budgets(offered, memory)
+    yield from checks.check_providers(probe_providers(), offered)
+    yield from checks.check_nodes(read_nodes(), offered)
+
+
+def _line(finding: Finding) -> Text:
+    level = finding.level
+    line = Text.assemble(
+        (f"{level.value:<4}", _STYLES[level]), f"  {finding.subject:<12}  {finding.said}"
+    )
+    return line.append(f"\n      {finding.advice}", "dim") if finding.advice else line
