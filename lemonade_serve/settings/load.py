@@ -15,7 +15,9 @@ from lemonade_serve.errors import SettingsError
 from lemonade_serve.settings.schema import Settings
 
 _PREFIX = "LEMONADE_"
-_NOT_SETTINGS = frozenset({"LEMONADE_CONFIG", "LEMONADE_URL"})
+_NOT_SETTINGS = frozenset(
+    {"LEMONADE_CONFIG", "LEMONADE_URL", "LEMONADE_API_KEY", "LEMONADE_CLIENT_ID"}
+)
 """Where the command line finds its file and its daemon."""
 
 
