@@ -229,6 +229,8 @@ def _refusal(response: httpx.Response) -> str:
     reason, wait = _reason(response), response.headers.get("Retry-After", "")
     if response.status_code == 401:
         return f"{reason} (here: --api-key, or LEMONADE_API_KEY)"
+    if response.status_code == 404 and reason == "Not Found":  # no word of ours: the route itself
+        return f"it has no {response.url.path}: is it lemonade-serve of version {__version__}?"
     return f"{reason} (try again in {wait} s)" if wait.isdigit() else reason
 
 

@@ -44,8 +44,8 @@ _all = click.option("--all", "everything", is_flag=True, help="All models (of --
 @click.option(
     "--keep-alive",
     type=Duration(),
-    help="Unload it when nobody used it for so long: seconds, or 10m, 2h.  [default: the setting "
-    "pool.idle_ttl_s]",
+    help="Unload it when nobody used it for so long: seconds, or 10m, 2h; 0 as soon as it is idle, "
+    "-1 never.  [default: the setting pool.idle_ttl_s]",
 )
 @options.daemon
 @options.json_output
@@ -84,7 +84,7 @@ def unload(
 @options.daemon
 @options.json_output
 def pin(api: Api, model: str, as_json: bool, **said: Any) -> None:
-    """Keep a model in memory: no other one ever takes its room.
+    """Load a model if need be, and keep it: no other one ever takes its room.
 
     It stays pinned over restarts of the daemon, until `lemonade-serve unpin`.
     """

@@ -107,6 +107,11 @@ class TestAnAnswer:
         with pytest.raises(LemonadeError, match=r"Send an API key .*--api-key"):
             Api(daemon.url).get("/x")
 
+    def test_an_older_daemon_is_asked_for_its_version(self, daemon: ScriptedDaemon) -> None:
+        daemon.status, daemon.body = 404, {"error": {"message": "Not Found", "code": "not_found"}}
+        with pytest.raises(LemonadeError, match=r"it has no /api/v0/pin: is it lemonade-serve of"):
+            Api(daemon.url).post("/api/v0/pin", {})
+
     @pytest.mark.parametrize("body", ["<html></html>", "[]", ""])
     def test_another_server_is_not_taken_for_a_daemon(
         self, daemon: ScriptedDaemon, body: str
