@@ -12,7 +12,7 @@ import msgspec
 
 from lemonade_serve.app import create_catalog
 from lemonade_serve.cli import options
-from lemonade_serve.cli.client import Figures, ask
+from lemonade_serve.cli.client import Api, Figures
 from lemonade_serve.cli.daemon import check_listening, listening, run_daemon
 from lemonade_serve.cli.import_ import import_with_progress
 from lemonade_serve.errors import ModelNotFound
@@ -84,7 +84,7 @@ async def _ask(url: str) -> None:
         "temperature": 0,
         "max_tokens": 64,
     }
-    async with aclosing(ask(url, "/v1/chat/completions", body)) as pieces:
+    async with aclosing(Api(url).ask("/v1/chat/completions", body)) as pieces:
         async for piece in pieces:
             figures.saw(piece)
             click.echo(piece.text, nl=False)

@@ -2,41 +2,89 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
+from collections.abc import Mapping
+from typing import NamedTuple, cast
 
 import click
 
 from lemonade_serve import __version__
-from lemonade_serve.cli.demo import demo
-from lemonade_serve.cli.import_ import import_
-from lemonade_serve.cli.list_ import list_
-from lemonade_serve.cli.run import run
-from lemonade_serve.cli.serve import serve
 from lemonade_serve.errors import LemonadeError
 from lemonade_serve.settings import Log
 from lemonade_serve.telemetry.logging import configure_logging
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Command(NamedTuple):
+    """Its object in `lemonade_serve.cli`, and a line for the help."""
+
+    where: str
+    example: str
+    meaning: str
+
+
+_PURPOSES: Mapping[str, Mapping[str, _Command]] = {
+    "Begin": {
+        "demo": _Command("demo:demo", "demo", "a real model answers, from nothing"),
+        "serve": _Command("serve:serve", "serve", "answer on http://127.0.0.1:1234"),
+    },
+    "Checkpoints on this machine": {
+        "import": _Command(
+            "import_:import_", "import FILE.gguf", "make a checkpoint out of a GGUF file"
+        ),
+        "list": _Command("list_:list_", "list", "the checkpoints that there are"),
+    },
+    "Ask a running daemon": {
+        "run": _Command("run:run", 'run MODEL "a question"', "the answer, as it comes"),
+        "stats": _Command("stats:stats", "stats", "how fast the last request was"),
+        "params": _Command(
+            "params:params", "params get|set|reset", "what a client's requests are generated with"
+        ),
+    },
+    "Models in its memory": {
+        "ps": _Command("ps:ps", "ps", "what is loaded, and how much room is left"),
+        "load": _Command("residency:load", "load MODEL", "bring a model in before it is needed"),
+        "unload": _Command("residency:unload", "unload MODEL", "give its memory back"),
+        "pin": _Command("residency:pin", "pin MODEL", "keep it, whatever else is asked for"),
+        "unpin": _Command("residency:unpin", "unpin MODEL", "let it go when room is needed"),
+    },
+}
+_COMMANDS = {name: command for group in _PURPOSES.values() for name, command in group.items()}
+
+
+class _Commands(click.Group):
+    """Imports a command when it is called: asking a daemon needs no web server in memory."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, attribute = _COMMANDS[cmd_name].where.partition(":")
+        found = importlib.import_module(f"lemonade_serve.cli.{module}")
+        return cast(click.Command, getattr(found, attribute))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for purpose, commands in _PURPOSES.items():
+            with formatter.section(purpose):
+                rows = [(f"lemonade-serve {c.example}", c.meaning) for c in commands.values()]
+                formatter.write_dl(rows, col_max=42)
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__)
 def cli() -> None:
     """Serve many language models from one machine.
 
-    \b
-    lemonade-serve demo                      a real model answers, from nothing
-    lemonade-serve import FILE.gguf          make a checkpoint out of a GGUF file
-    lemonade-serve list                      the checkpoints on this machine
-    lemonade-serve serve                     answer on http://127.0.0.1:1234
-    lemonade-serve run MODEL "a question"    ask the daemon
-
-    Settings come from --config FILE (TOML), then from LEMONADE_... in the environment, then from
-    the flags of a command.
+    The daemon takes its settings from --config FILE (TOML), then from LEMONADE_... in the
+    environment, then from the flags of a command. Commands that ask a running daemon find it by
+    --url or LEMONADE_URL. COMMAND --help says more.
     """
     configure_logging(Log(level="warning"))
-
-
-for command in (demo, import_, list_, run, serve):
-    cli.add_command(command)
 
 
 def main() -> None:

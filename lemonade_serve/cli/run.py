@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from lemonade_serve.cli import options
-from lemonade_serve.cli.client import Figures, ask
+from lemonade_serve.cli.client import Api, Figures
 
 
 @click.command()
@@ -18,14 +18,14 @@ from lemonade_serve.cli.client import Figures, ask
 @click.argument("prompt", required=False)
 @click.option("--raw", is_flag=True, help="Continue the prompt as it is, without a chat template.")
 @click.option("--system", help="What the model is told before the prompt.")
-@click.option("--temperature", type=float, help="0 is greedy.  [default: 0.7]")
-@click.option("--max-tokens", type=int, help="The most tokens to generate.  [default: 2048]")
+@click.option("--temperature", type=float, help="0 is greedy.  [default: what `params get` says]")
+@click.option("--max-tokens", type=int, help="The most tokens to generate.  [default: the same]")
 @click.option("--seed", type=int, help="The same seed gives the same text.")
 @click.option("--stats", is_flag=True, help="Print times and tokens to standard error.")
-@options.url
+@options.daemon
 @options.json_output
 def run(
-    model: str, prompt: str | None, raw: bool, system: str | None, url: str, **said: Any
+    model: str, prompt: str | None, raw: bool, system: str | None, api: Api, **said: Any
 ) -> None:
     """Ask a running daemon; the answer streams to the terminal.
 
@@ -45,12 +45,12 @@ def run(
         path = "/v1/chat/completions"
         instructions = [{"role": "system", "content": system}] if system else []
         body["messages"] = [*instructions, {"role": "user", "content": prompt}]
-    asyncio.run(_run(url, path, body, stats=stats, as_json=as_json))
+    asyncio.run(_run(api, path, body, stats=stats, as_json=as_json))
 
 
-async def _run(url: str, path: str, body: dict[str, Any], *, stats: bool, as_json: bool) -> None:
+async def _run(api: Api, path: str, body: dict[str, Any], *, stats: bool, as_json: bool) -> None:
     figures, texts = Figures(), []
-    async for piece in ask(url, path, body):
+    async for piece in api.ask(path, body):
         figures.saw(piece)
         texts.append(piece.text)
         if not as_json:

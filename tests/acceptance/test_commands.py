@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
-from tests.daemon import MODEL, eventually, is_gone
+from tests.daemon import MODEL, Daemon, eventually, is_gone
 
 
 def lemonade(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -28,19 +29,27 @@ def lemonade(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[st
     )
 
 
+@pytest.fixture(autouse=True)
+def _own_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each test's daemon may keep what it likes."""
+    monkeypatch.setenv("LEMONADE_STATE_DIR", str(tmp_path / "state"))
+
+
 @pytest.fixture(scope="module")
 def url(cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A daemon on TCP."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    log = tmp_path_factory.mktemp("serve") / "log"
+    directory = tmp_path_factory.mktemp("serve")
+    log = directory / "log"
     with log.open("wb") as stderr:
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "lemonade_serve", "serve"),
                 *("--port", str(port), "--cache-dir", str(cache_dir)),
             ],
+            env={**os.environ, "LEMONADE_STATE_DIR": str(directory / "state")},
             stderr=stderr,
         )
     eventually(lambda: b"daemon_ready" in log.read_bytes())
@@ -51,7 +60,10 @@ def url(cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
 
 def test_help_shows_every_command_with_an_example() -> None:
     text = lemonade("--help").stdout
-    for command in ("demo", "import", "list", "run", "serve"):
+    for command in (
+        *("demo", "serve", "import", "list", "run", "stats", "params"),
+        *("ps", "load", "unload", "pin", "unpin"),
+    ):
         assert f"lemonade-serve {command}" in text
         assert lemonade(command, "--help").returncode == 0
 
@@ -81,6 +93,101 @@ def test_run_says_what_to_do_when_it_cannot(url: str) -> None:
     assert "lemonade-serve list" in unknown.stderr
     empty = lemonade("run", MODEL, "--url", url)
     assert empty.returncode == 2
+
+
+def test_models_come_and_go_on_command(url: str) -> None:
+    def resident() -> list[dict[str, object]]:
+        models = json.loads(lemonade("ps", "--json", "--url", url).stdout)["all_models_loaded"]
+        assert isinstance(models, list)
+        return models
+
+    loaded = lemonade("load", MODEL, "--device", "cpu", "--url", url)
+    assert loaded.returncode == 0, loaded.stderr
+    assert MODEL in loaded.stdout
+    (model,) = resident()
+    assert (model["model_name"], model["state"], model["pinned"]) == (MODEL, "resident", False)
+    header, row, _, devices, *_ = lemonade("ps", "--url", url).stdout.splitlines()
+    assert header.split()[0] == "MODEL"
+    assert row.split()[:3] == [MODEL, "cpu", "int8"]
+    assert str(model["pid"]) in row.split()
+    assert devices.split() == ["DEVICE", "PROVIDER", "MODELS", "MEMORY"]
+
+    assert lemonade("pin", MODEL, "--url", url).returncode == 0
+    assert resident()[0]["pinned"] is True
+    assert lemonade("unpin", "--all", "--url", url).returncode == 0
+    assert resident()[0]["pinned"] is False
+
+    assert lemonade("unload", "--url", url).returncode == 2
+    assert lemonade("unload", MODEL, "--url", url).returncode == 0
+    assert resident() == []
+    assert not psutil.pid_exists(int(str(model["pid"])))
+    assert "No model is loaded" in lemonade("ps", "--url", url).stdout
+    assert lemonade("unload", MODEL, "--url", url).returncode == 0
+
+
+def test_a_command_of_a_model_that_is_not_there_says_what_to_do(url: str) -> None:
+    for command in ("load", "pin"):
+        unknown = lemonade(command, "nothing", "--url", url)
+        assert unknown.returncode == 1
+        assert "lemonade-serve list" in unknown.stderr
+        assert unknown.stderr.count("\n") == 1
+
+
+def test_parameters_are_kept_for_a_client_until_they_are_reset(url: str) -> None:
+    def params(*words: str, client: str = "alice") -> subprocess.CompletedProcess[str]:
+        return lemonade("params", *words, "--client", client, "--url", url)
+
+    def temperature(client: str) -> tuple[object, object]:
+        shown = json.loads(params("get", "--json", client=client).stdout)
+        return shown["params"]["temperature"], shown["sources"]["temperature"]
+
+    changed = params("set", "temperature=0", "max_length=3")
+    assert changed.stdout.splitlines() == ["temperature=0.0", "max_length=3"], changed.stderr
+    assert temperature("alice") == (0, "client")
+    assert temperature("bob") == (0.7, "default")
+    answer = lemonade("run", MODEL, "Count.", "--json", "--client", "alice", "--url", url)
+    assert json.loads(answer.stdout)["completion_tokens"] == 3
+
+    wrong = params("set", "temperature=9")
+    assert wrong.returncode == 1
+    assert "temperature" in wrong.stderr
+    assert params("reset", "temperature").returncode == 0
+    assert temperature("alice") == (0.7, "default")
+    assert "max_length" in params("get").stdout
+    assert params("reset").returncode == 0
+    assert json.loads(params("get", "--json").stdout)["sources"]["max_length"] == "default"
+
+
+def test_stats_are_those_of_the_last_request(url: str) -> None:
+    ask = ("run", MODEL, "Count.", "--max-tokens", "5", "--json", "--url", url)
+    tokens = json.loads(lemonade(*ask).stdout)["completion_tokens"]
+    stats = json.loads(lemonade("stats", "--json", "--url", url).stdout)
+    assert (stats["model"], stats["output_tokens"]) == (MODEL, tokens)
+    assert len(stats["decode_token_times"]) == tokens - 1
+    assert "p95" in lemonade("stats", "--model", MODEL, "--url", url).stdout
+
+
+def test_commands_ask_a_daemon_on_a_socket_too(shared_daemon: Daemon) -> None:
+    url = f"unix:{shared_daemon.socket}"
+    assert lemonade("load", MODEL, "--url", url).returncode == 0
+    assert MODEL in lemonade("ps", "--url", url).stdout
+    answer = lemonade("run", MODEL, "Hi", "--max-tokens", "2", "--url", url)
+    assert answer.returncode == 0, answer.stderr
+
+
+def test_a_daemon_with_keys_wants_one(
+    start_daemon: Callable[..., Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon = start_daemon(LEMONADE_API_KEYS__ALICE="s3cret")
+    monkeypatch.setenv("LEMONADE_URL", f"unix:{daemon.socket}")
+    keyless, wrong = lemonade("ps"), lemonade("ps", "--api-key", "s3cres")
+    assert keyless.returncode == wrong.returncode == 1
+    assert "--api-key" in keyless.stderr
+    assert "s3cres" not in wrong.stderr
+    assert lemonade("ps", "--api-key", "s3cret").returncode == 0
+    monkeypatch.setenv("LEMONADE_API_KEY", "s3cret")
+    answer = lemonade("run", MODEL, "Hi", "--max-tokens", "2")
+    assert answer.returncode == 0, answer.stderr
 
 
 def test_list_shows_what_is_there(cache_dir: Path, tmp_path: Path) -> None:
