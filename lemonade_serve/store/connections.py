@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,6 +65,10 @@ def _sqlite(path: Path, timeout_s: float) -> Connections:
         hide_parameters=True,
     )
 
+    @event.listens_for(engine.sync_engine, "do_connect")
+    def find(*_: object) -> None:
+        _make(path)
+
     @event.listens_for(engine.sync_engine, "connect")
     def make_durable(connection: DBAPIConnection, _: object) -> None:
         cursor = connection.cursor()
@@ -75,6 +82,18 @@ def _sqlite(path: Path, timeout_s: float) -> Connections:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return Connections(str(path), engine, engine.execution_options(writes=True))
+
+
+def _make(path: Path) -> None:
+    """For its owner only, unless it is there. Raises OSError when it will not do: the driver would
+    leave a thread behind. (To close a file that SQLite has open would drop SQLite's locks.)
+    """
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def _postgresql(url: str, timeout_s: float) -> Connections:

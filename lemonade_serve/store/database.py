@@ -135,5 +135,6 @@ class DatabaseParamsStore:
 
 def _reason(error: SQLAlchemyError | OSError) -> str:
     """In the database's words; without the statement, whose parameters are a client's."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    return str(cause) or type(error).__name__
+    if isinstance(error, OSError):
+        return error.strerror or "it took too long"
+    return str(error.orig if isinstance(error, DBAPIError) else error)
