@@ -63,6 +63,20 @@ class Postgres:
         """What psql prints for it, the fields of a row between bars."""
         return self._call("psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-d", url, "-c", sql)
 
+    @contextmanager
+    def connections_hang(self) -> Iterator[None]:
+        """Those that there are now; new ones work."""
+        others = "backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        listed = self.execute(f"SELECT pid FROM pg_stat_activity WHERE {others}", self.url())  # noqa: S608
+        pids = [int(pid) for pid in listed.split()]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+
     def start(self) -> None:
         where = ["-D", str(self._directory / "data"), "-k", str(self._directory)]
         command = self._command("postgres", *where, "-c", "listen_addresses=", "-c", "fsync=on")

@@ -136,5 +136,5 @@ class DatabaseParamsStore:
 def _reason(error: SQLAlchemyError | OSError) -> str:
     """In the database's words; without the statement, whose parameters are a client's."""
     if isinstance(error, OSError):
-        return error.strerror or "it took too long"
+        return error.strerror or str(error) or "it took too long"
     return str(error.orig if isinstance(error, DBAPIError) else error)

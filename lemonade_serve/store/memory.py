@@ -18,12 +18,12 @@ class MemoryParamsStore:
         self._clients: dict[str, dict[str, Options]] = {}
 
     async def get(self, client: str, model: str = "") -> Options:
-        return self._clients.get(client, {}).get(model, NOTHING)
+        return self._find(client, model)
 
     async def edit(self, client: str, model: str, change: Callable[[Options], Options]) -> Options:
-        kept = change(await self.get(client, model))
+        kept = change(self._find(client, model))
         if kept == NOTHING:
-            await self.forget(client, model)
+            self._drop(client, model)
             return kept
         if client not in self._clients and len(self._clients) >= self._max_clients:
             raise ClientLimit()
@@ -31,7 +31,16 @@ class MemoryParamsStore:
         return kept
 
     async def forget(self, client: str, model: str | None = None) -> None:
+        if model is None:
+            self._clients.pop(client, None)
+        else:
+            self._drop(client, model)
+
+    def _find(self, client: str, model: str) -> Options:
+        return self._clients.get(client, {}).get(model, NOTHING)
+
+    def _drop(self, client: str, model: str) -> None:
         models = self._clients.get(client, {})
-        models.pop(model, None) if model is not None else models.clear()
+        models.pop(model, None)
         if not models:
             self._clients.pop(client, None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import multiprocessing
-import os
 import resource
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -70,15 +69,6 @@ def fill_the_disk(where: Path, tell: Connection) -> None:
             tell.send((await store.get("client", f"m{number % MODELS}")).seed)
 
     asyncio.run(fill())
-
-
-def hold_directory(path: Path, tell: Connection) -> None:
-    """Has a state directory until it is killed."""
-    from lemonade_serve.store.directory import StateDirectory
-
-    with StateDirectory(path):
-        tell.send(os.getpid())
-        multiprocessing.parent_process().join()  # type: ignore[union-attr]
 
 
 async def _write(store: DatabaseParamsStore, number: int) -> None:
