@@ -1,0 +1,1 @@
+"""One module a revision; each is named in `store.models.REVISIONS` too."""

@@ -1,0 +1,85 @@
+"""Which schema a database has, and bringing it to ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+from sqlalchemy import Connection, String, column, inspect, select, table
+
+from lemonade_serve.errors import SettingsError
+from lemonade_serve.store.connections import Connections, connect, lock
+from lemonade_serve.store.models import REVISIONS, VERSION_TABLE
+
+if TYPE_CHECKING:
+    from advanced_alchemy.alembic.commands import AlembicCommands
+
+MIGRATION_TIMEOUT_S = 60.0
+"""For each statement of a migration, and for waiting until another daemon has done it."""
+
+_SCRIPTS = Path(__file__).with_name("migrations")
+
+log = structlog.get_logger()
+
+
+async def is_current(connections: Connections) -> bool:
+    """Whether the schema is ours already. Raises SettingsError when it is newer."""
+    async with connections.reading.connect() as connection:
+        revision = await connection.run_sync(_revision)
+    _check(revision, connections.place)
+    return revision == REVISIONS[-1]
+
+
+async def migrate(where: Path | str) -> None:
+    """Bring the schema to ours, all at once or not at all; of several daemons that do, one does.
+
+    Raises SettingsError when it is newer.
+    """
+    connections = connect(where, timeout_s=MIGRATION_TIMEOUT_S)
+    try:
+        async with connections.writing.begin() as connection:
+            await lock(connection, "schema")
+            revision = await connection.run_sync(_revision)
+            _check(revision, connections.place)
+            if revision != REVISIONS[-1]:
+                await connection.run_sync(_upgrade, connections)
+                log.info("schema_migrated", place=connections.place, revision=REVISIONS[-1])
+    finally:
+        await connections.writing.dispose()
+
+
+def alembic_commands(connection: Connection, connections: Connections) -> AlembicCommands:
+    """Alembic, on a transaction that has begun. Importing it takes long: only for migrating."""
+    from advanced_alchemy.alembic.commands import AlembicCommands
+    from advanced_alchemy.config import AlembicAsyncConfig, SQLAlchemyAsyncConfig
+
+    commands = AlembicCommands(
+        SQLAlchemyAsyncConfig(
+            engine_instance=connections.writing,
+            alembic_config=AlembicAsyncConfig(
+                script_location=str(_SCRIPTS), version_table_name=VERSION_TABLE
+            ),
+        )
+    )
+    commands.config.attributes["connection"] = connection
+    return commands
+
+
+def _upgrade(connection: Connection, connections: Connections) -> None:
+    alembic_commands(connection, connections).upgrade()
+
+
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table(VERSION_TABLE):
+        return None
+    version = select(column("version_num", String)).select_from(table(VERSION_TABLE))
+    return connection.execute(version).scalar_one_or_none()
+
+
+def _check(revision: str | None, place: str) -> None:
+    if revision is not None and revision not in REVISIONS:
+        raise SettingsError(
+            f"{place} was made by a newer lemonade-serve; "
+            "upgrade, or name another state directory or database"
+        )
