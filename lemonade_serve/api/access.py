@@ -1,4 +1,5 @@
-"""What every request passes first and last: an id, the gate that closes on drain, one log line."""
+"""What every request passes first and last: an id, the gate that closes on drain, who asks, one
+log line."""
 
 from __future__ import annotations
 
@@ -14,15 +15,22 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from lemonade_serve import errors
+from lemonade_serve.api.clients import ANYBODY, Clients
 from lemonade_serve.api.errors import show
 from lemonade_serve.domain.completion import Generation
 from lemonade_serve.domain.ports import Clock
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 PROBES = frozenset({"/livez", "/live", "/readyz"})
-"""Answered while draining, and not worth a line in the log."""
+"""Answered to everybody, while draining too, and not worth a line in the log."""
+METRICS = "/metrics"
+"""As the probes, but for those with a key, unless it was opened to all."""
 
-_CROSS_SITE = errors.NotAllowed("a web page of another site may not use this server")
+
+def open_paths(*, open_metrics: bool) -> frozenset[str]:
+    """What needs no API key."""
+    return PROBES | {METRICS} if open_metrics else PROBES
+
 
 log = structlog.get_logger()
 
@@ -33,6 +41,7 @@ class Exchange:
     def __init__(self, request_id: str, arrived: float) -> None:
         self.request_id = request_id
         self.arrived = arrived
+        self.client = ANYBODY
         self.generation: Generation | None = None
         self.status = 0
         self.failed = False
@@ -56,8 +65,17 @@ def exchange_of(scope: Scope) -> Exchange:
 class Access:
     """ASGI middleware around the application. `drain` closes the gate and waits."""
 
-    def __init__(self, app: ASGIApp, *, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        clients: Clients,
+        *,
+        open_to_all: frozenset[str] = PROBES,
+        clock: Clock = time.monotonic,
+    ) -> None:
         self._app = app
+        self._clients = clients
+        self._open = open_to_all
         self._clock = clock
         self.in_flight = 0
         self._idle = asyncio.Event()
@@ -87,24 +105,39 @@ class Access:
                 message["headers"] = [*message["headers"], label]
             await send(message)
 
-        if scope["path"] in PROBES:
-            await self._app(scope, receive, labelled)
+        if scope["path"] in PROBES or scope["path"] == METRICS:
+            await self._answer(scope, receive, labelled)
             return
         self.in_flight += 1
         self._idle.clear()
         with structlog.contextvars.bound_contextvars(request_id=exchange.request_id):
             try:
-                if self.draining:
-                    await _refuse(errors.Draining(), scope["path"], labelled)
-                elif _header(scope, b"sec-fetch-site") == "cross-site":
-                    await _refuse(_CROSS_SITE, scope["path"], labelled)
-                else:
-                    await self._app(scope, receive, labelled)
+                await self._answer(scope, receive, labelled)
             finally:
                 self.in_flight -= 1
                 if not self.in_flight:
                     self._idle.set()
                 self._report(scope, exchange)
+
+    async def _answer(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        try:
+            self._admit(scope)
+        except errors.LemonadeError as error:
+            await _refuse(error, scope["path"], send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _admit(self, scope: HTTPScope) -> None:
+        """Raises Draining, NotAllowed for a page of another site, and as `Clients.identify`."""
+        path = scope["path"]
+        if path in PROBES:
+            return
+        if self.draining and path != METRICS:
+            raise errors.Draining
+        if _header(scope, b"sec-fetch-site") == "cross-site":
+            raise errors.NotAllowed("a web page of another site may not use this server")
+        if path not in self._open:
+            exchange_of(scope).client = self._clients.identify(scope["headers"])
 
     def _report(self, scope: HTTPScope, exchange: Exchange) -> None:
         figures = exchange.generation.figures() if exchange.generation else {}
@@ -114,6 +147,7 @@ class Access:
             path=scope["path"],
             status=exchange.status,
             outcome=exchange.outcome(),
+            client=exchange.client,
             duration_s=round(self._clock() - exchange.arrived, 6),
             **figures,
         )
@@ -131,9 +165,8 @@ def _header(scope: Scope, name: bytes) -> str:
 
 async def _refuse(error: errors.LemonadeError, path: str, send: Send) -> None:
     shown = show(error)
-    headers = [(b"content-type", b"application/json")]
-    if shown.retry_after_s:
-        headers.append((b"retry-after", str(shown.retry_after_s).encode()))
-    await send({"type": "http.response.start", "status": shown.status, "headers": headers})
+    headers = {"Content-Type": "application/json", **shown.headers}
+    encoded = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": shown.status, "headers": encoded})
     body = msgspec.json.encode(shown.body(path))
     await send({"type": "http.response.body", "body": body, "more_body": False})

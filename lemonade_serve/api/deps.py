@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from litestar.di import NamedDependency
 
 from lemonade_serve.api.access import Access
 from lemonade_serve.api.answer import StreamBounds
+from lemonade_serve.domain.clients import ClientParams
 from lemonade_serve.domain.completion import CompletionService
+from lemonade_serve.domain.events import RequestFinished
+from lemonade_serve.domain.placement import Locator
+from lemonade_serve.domain.residents import Residents
 
+# A Protocol would not do here: Litestar checks a dependency with isinstance.
 Service = NamedDependency[CompletionService]
+Resident = NamedDependency[Residents]
+Finder = NamedDependency[Locator]
 Bounds = NamedDependency[StreamBounds]
 Gate = NamedDependency[Access]
+Params = NamedDependency[ClientParams]
+LastRequest = NamedDependency[Callable[[str | None], RequestFinished | None]]
+"""The request that finished last, of one model or of all."""
+Scrape = NamedDependency[Callable[[str], tuple[bytes, str]]]
+"""The metrics as the `Accept` header wants them, and their content type."""

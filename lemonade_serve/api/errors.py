@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import msgspec
 import structlog
 from litestar import MediaType, Request, Response
 from litestar.exceptions import HTTPException, SerializationException, ValidationException
@@ -23,9 +24,11 @@ class Face(NamedTuple):
 
 _FACES: dict[type[errors.LemonadeError], Face] = {
     errors.InvalidRequest: Face(400, "invalid_request_error"),
+    errors.Unauthenticated: Face(401, "authentication_error"),
     errors.NotAllowed: Face(403, "permission_error"),
     errors.ModelNotFound: Face(404, "invalid_request_error"),
     errors.QueueFull: Face(429, "rate_limit_error"),
+    errors.ClientLimit: Face(429, "rate_limit_error"),
     errors.Unavailable: Face(503, "overloaded"),
     errors.LemonadeError: Face(500, "server_error"),
 }
@@ -33,12 +36,47 @@ _FACES: dict[type[errors.LemonadeError], Face] = {
 
 _STATUS_CODE = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
 
-SPEC_ROUTES = frozenset({"completions", "load", "unload", "params", "health", "stats", "models"})
-"""The names under /api/v0 that are the Lemonade specification's; all others are OpenAI's."""
+SPEC_ROUTES = frozenset(
+    {
+        "completions",
+        "health",
+        "load",
+        "models",
+        "params",
+        "pin",
+        "stats",
+        "unload",
+        "unpin",
+    }
+)
+"""The names under /api/v0 that speak the Lemonade specification; all others are OpenAI's."""
 
 _MALFORMED = "JSON is malformed"
 _NO_BODY = "the request has no body: send a JSON object"
 _UNKNOWN_FIELD = re.compile(r"unknown field `(?P<name>[^`]*)`")
+
+
+class SpecError(msgspec.Struct, frozen=True, kw_only=True):
+    """An error as the Lemonade specification has it, with a code for programs."""
+
+    status: Literal["error"] = "error"
+    message: str
+    code: str
+
+
+class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
+    """`param` is the field at fault, where it is one."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class OpenAIError(msgspec.Struct, frozen=True, kw_only=True):
+    """An error as OpenAI has it."""
+
+    error: ErrorDetail
 
 
 class Shown(NamedTuple):
@@ -51,16 +89,23 @@ class Shown(NamedTuple):
     param: str | None = None
     retry_after_s: int | None = None
 
-    def body(self, path: str) -> dict[str, Any]:
+    @property
+    def headers(self) -> dict[str, str]:
+        """What a client needs beside the body: when to come back, or how to say who it is."""
+        if self.status == 401:
+            return {"WWW-Authenticate": "Bearer"}
+        return {"Retry-After": str(self.retry_after_s)} if self.retry_after_s else {}
+
+    def body(self, path: str) -> SpecError | OpenAIError:
         """In the dialect of the route."""
         return self.spec_body() if speaks_spec(path) else self.openai_body()
 
-    def spec_body(self) -> dict[str, Any]:
-        return {"status": "error", "message": self.message, "code": self.code}
+    def spec_body(self) -> SpecError:
+        return SpecError(message=self.message, code=self.code)
 
-    def openai_body(self) -> dict[str, Any]:
-        fields = {"message": self.message, "type": self.type, "param": self.param}
-        return {"error": {**fields, "code": self.code}}
+    def openai_body(self) -> OpenAIError:
+        detail = ErrorDetail(message=self.message, type=self.type, param=self.param, code=self.code)
+        return OpenAIError(error=detail)
 
 
 class ClientGone(Exception):
@@ -118,17 +163,17 @@ def report(event: str, error: Exception) -> None:
         log.error(event, exc_info=error)
 
 
-def respond(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:
+def respond(request: Request[Any, Any, Any], error: Exception) -> Response[SpecError | OpenAIError]:
     """The exception handler of the whole application."""
     shown = show(error)
     if isinstance(error, ClientGone):
         shown = shown._replace(status=499)
     elif shown.status == 500:
         report("request_failed", error)
-    headers = {"Retry-After": str(shown.retry_after_s)} if shown.retry_after_s else {}
+    known = error.headers or {} if isinstance(error, HTTPException) else {}
     return Response(
         shown.body(request.scope["path"]),
         status_code=shown.status,
-        headers=headers,
+        headers={**known, **shown.headers},
         media_type=MediaType.JSON,
     )

@@ -1,22 +1,54 @@
-"""For whoever watches the process: is it alive, does it take requests."""
+"""For whoever watches the process: is it alive, does it take requests, how does it do."""
 
 from __future__ import annotations
 
-from litestar import get
+from typing import Any, Literal
+
+import msgspec
+from litestar import MediaType, Request, Response, get
 
 from lemonade_serve import errors
-from lemonade_serve.api.deps import Gate
+from lemonade_serve.api.access import METRICS
+from lemonade_serve.api.deps import Gate, Scrape
+from lemonade_serve.api.schema.told import NOTHING, READY, SCRAPE, told
 
 
-@get(["/livez", "/live"], operation_id="livez", sync_to_thread=False)
-def livez() -> dict[str, str]:
+class Probe(msgspec.Struct, frozen=True, kw_only=True):
+    status: Literal["ok"] = "ok"
+
+
+@get("/livez", operation_id="livez", opt=told(NOTHING), tags=["System"], sync_to_thread=False)
+def livez() -> Probe:
     """The process answers."""
-    return {"status": "ok"}
+    return Probe()
 
 
-@get("/readyz", operation_id="readyz", sync_to_thread=False)
-def readyz(access: Gate) -> dict[str, str]:
+@get("/live", operation_id="live", opt=told(NOTHING), tags=["System"], sync_to_thread=False)
+def live() -> Probe:
+    """As `/livez`."""
+    return Probe()
+
+
+@get("/readyz", operation_id="readyz", opt=told(READY), tags=["System"], sync_to_thread=False)
+def readyz(access: Gate) -> Probe:
     """New requests are taken; 503 while draining."""
     if access.draining:
         raise errors.Draining
-    return {"status": "ok"}
+    return Probe()
+
+
+@get(
+    METRICS,
+    operation_id="metrics",
+    media_type=MediaType.TEXT,
+    opt=told(SCRAPE),
+    tags=["System"],
+    sync_to_thread=False,
+)
+def metrics(request: Request[Any, Any, Any], scrape: Scrape) -> Response[bytes]:
+    """Prometheus' text format, or OpenMetrics for those who accept it. Answers while draining."""
+    content, media_type = scrape(request.headers.get("accept", ""))
+    return Response(content, media_type=media_type)
+
+
+handlers = [livez, live, readyz, metrics]

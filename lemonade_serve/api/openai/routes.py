@@ -3,18 +3,23 @@ specification does not take the name, under /api/v0."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from litestar import Request, Response, Router, get, post
+from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, JSONBody
 from litestar.response import Stream
+from litestar.types import OperationIDCreator
 
 from lemonade_serve import errors
 from lemonade_serve.api import answer
 from lemonade_serve.api.access import exchange_of
-from lemonade_serve.api.deps import Bounds, Service
+from lemonade_serve.api.deps import Bounds, Finder, Service
+from lemonade_serve.api.keep_alive import seconds
 from lemonade_serve.api.openai import schemas
 from lemonade_serve.api.openai.writers import ChatWriter, CompletionWriter
+from lemonade_serve.api.schema.told import GENERATION, MODEL, told
 from lemonade_serve.domain.checkpoint import CheckpointInfo
 from lemonade_serve.domain.completion import (
     ChatPrompt,
@@ -25,8 +30,36 @@ from lemonade_serve.domain.completion import (
     TokensPrompt,
 )
 
+_MODEL = "SmolLM2-135M-Instruct"
+_PLAIN = {"model": _MODEL, "prompt": "The capital of France is", "max_tokens": 16}
+_MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
+_CHAT = {"model": _MODEL, "messages": _MESSAGES, "max_tokens": 16}
+_STREAMED = {"stream": True, "stream_options": {"include_usage": True}}
+_STREAM = """\
+data: {"id":"…","object":"…","created":1767225600,"model":"SmolLM2-135M-Instruct","choices":[…]}
 
-@post("/completions", status_code=200, operation_id="create_completion")
+data: [DONE]
+
+"""
+
+
+def _named(operation: str) -> OperationIDCreator:
+    """OpenAI's own name under /v1; under the other prefixes it says which."""
+
+    def create(_: HTTPRouteHandler, __: object, path: Sequence[object]) -> str:
+        return operation if path[0] == "v1" else f"{operation}_{path[0]}_{path[1]}"
+
+    return create
+
+
+@post(
+    "/completions",
+    status_code=200,
+    operation_id=_named("create_completion"),
+    opt=told(
+        GENERATION, stream=_STREAM, examples={"whole": _PLAIN, "streamed": {**_PLAIN, **_STREAMED}}
+    ),
+)
 async def create_completion(
     request: Request[Any, Any, Any],
     data: JSONBody[schemas.CompletionRequest],
@@ -36,14 +69,21 @@ async def create_completion(
     """Continue a prompt."""
     prompt = _prompt(data.prompt)
     writer = CompletionWriter(include_usage=_include_usage(data))
-    wanted = _wanted(request, data, prompt, data.max_tokens)
+    wanted = _wanted(request, data, prompt, data.max_tokens, "completions")
     generation = await answer.begin(request, service, wanted)
     if data.stream:
         return await answer.stream(request, generation, writer, bounds)
     return Response(writer.whole(generation, await answer.whole(request, generation)))
 
 
-@post("/chat/completions", status_code=200, operation_id="create_chat_completion")
+@post(
+    "/chat/completions",
+    status_code=200,
+    operation_id=_named("create_chat_completion"),
+    opt=told(
+        GENERATION, stream=_STREAM, examples={"whole": _CHAT, "streamed": {**_CHAT, **_STREAMED}}
+    ),
+)
 async def create_chat_completion(
     request: Request[Any, Any, Any],
     data: JSONBody[schemas.ChatRequest],
@@ -53,24 +93,25 @@ async def create_chat_completion(
     """Answer a chat, by the model's own template."""
     prompt = ChatPrompt(tuple(Message(m.role, _content(m)) for m in data.messages))
     writer = ChatWriter(include_usage=_include_usage(data))
-    wanted = _wanted(request, data, prompt, data.max_completion_tokens or data.max_tokens)
+    limit = data.max_completion_tokens or data.max_tokens
+    wanted = _wanted(request, data, prompt, limit, "chat_completions")
     generation = await answer.begin(request, service, wanted)
     if data.stream:
         return await answer.stream(request, generation, writer, bounds)
     return Response(writer.whole(generation, await answer.whole(request, generation)))
 
 
-@get("/models", operation_id="list_models")
-async def list_models(service: Service) -> schemas.Models:
+@get("/models", operation_id=_named("list_models"), opt=told())
+async def list_models(locator: Finder) -> schemas.Models:
     """The models on disk, each once."""
-    by_name = {info.name: info for info in await service.checkpoints()}
+    by_name = {info.name: info for info in await locator.checkpoints()}
     return schemas.Models(data=[_model(info) for info in by_name.values()])
 
 
-@get("/models/{model_id:path}", operation_id="retrieve_model")
-async def retrieve_model(service: Service, model_id: FromPath[str]) -> schemas.Model:
+@get("/models/{model_id:path}", operation_id=_named("retrieve_model"), opt=told(MODEL))
+async def retrieve_model(locator: Finder, model_id: FromPath[str]) -> schemas.Model:
     """One of them."""
-    info, _ = await service.locate(Placement(model=model_id.lstrip("/")))
+    info, _ = await locator.locate(Placement(model=model_id.lstrip("/")))
     return _model(info)
 
 
@@ -79,12 +120,16 @@ def _wanted(
     data: schemas.Request,
     prompt: TextPrompt | TokensPrompt | ChatPrompt,
     max_tokens: int | None,
+    endpoint: str,
 ) -> CompletionRequest:
+    exchange = exchange_of(request.scope)
     return CompletionRequest(
         prompt=prompt,
         options=data.options(max_tokens),
-        placement=Placement(model=data.model),
-        arrived=exchange_of(request.scope).arrived,
+        placement=Placement(model=data.model, keep_alive=seconds(data.keep_alive)),
+        arrived=exchange.arrived,
+        client=exchange.client,
+        endpoint=endpoint,
         streaming=bool(data.stream),
     )
 

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from lemonade_serve.domain.sampling import (
+from lemonade_serve.api.keep_alive import KeepAlive
+from lemonade_serve.settings.parameters import (
     MaxLength,
     MinLength,
     Options,
@@ -41,6 +42,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     repetition_penalty: RepetitionPenalty | None = None
     min_tokens: MinLength | None = None
     ignore_eos: bool | None = None
+    keep_alive: KeepAlive | None = None
 
     user: str | None = None
     metadata: dict[str, Any] | None = None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+import asyncio
+from collections.abc import AsyncGenerator, Callable, MutableMapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -40,10 +41,28 @@ def open_house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
     @asynccontextmanager
     async def house(**settings: Any) -> AsyncGenerator[House]:
         launcher = FakeLauncher("so", " it", " goes")
-        application = create_app(Settings(cache_dir=str(tmp_path), **settings), launcher=launcher)
+        directories = {"cache_dir": str(tmp_path), "state_dir": str(tmp_path / "state")}
+        application = create_app(Settings(**directories, **settings), launcher=launcher)
         transport = httpx.ASGITransport(application.asgi)  # type: ignore[arg-type]
-        async with httpx.AsyncClient(transport=transport, base_url="http://house") as client:
+        async with (
+            lifespan(application.asgi),
+            httpx.AsyncClient(transport=transport, base_url="http://house") as client,
+        ):
             yield House(application, launcher, client)
-        await application.service.unload(force=True)
 
     return house
+
+
+@asynccontextmanager
+async def lifespan(app: Any) -> AsyncGenerator[None]:
+    """What a server does around an application."""
+    orders: asyncio.Queue[dict[str, str]] = asyncio.Queue()
+    answers: asyncio.Queue[MutableMapping[str, Any]] = asyncio.Queue()
+    running = asyncio.create_task(app({"type": "lifespan"}, orders.get, answers.put))
+    for phase in ("startup", "shutdown"):
+        await orders.put({"type": f"lifespan.{phase}"})
+        answer = await answers.get()
+        assert answer["type"] == f"lifespan.{phase}.complete", answer
+        if phase == "startup":
+            yield
+    await running

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import structlog
 
-from lemonade_serve.api.access import Access, Exchange, exchange_of
+from lemonade_serve.api.access import Access, Exchange, exchange_of, open_paths
+from lemonade_serve.api.clients import Clients
 from lemonade_serve.domain.completion import Finished, FinishReason, Generation
 from tests.fakes import FakeClock, asynchronous, new_generation
 
@@ -21,9 +22,20 @@ Act = Callable[[Any], Awaitable[int]]
 class Caller:
     """Calls an application of one's own through `Access`, and keeps what came back."""
 
-    def __init__(self, act: Act | None = None) -> None:
+    def __init__(
+        self,
+        act: Act | None = None,
+        *,
+        keys: dict[str, str] | None = None,
+        open_metrics: bool = False,
+    ) -> None:
         self._act = act or _ok
-        self.access = Access(self._app, clock=FakeClock())
+        self.access = Access(
+            self._app,
+            Clients(keys or {}),
+            open_to_all=open_paths(open_metrics=open_metrics),
+            clock=FakeClock(),
+        )
         self.exchanges: list[Exchange] = []
 
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:
@@ -185,6 +197,76 @@ def test_probes_are_answered_while_draining_and_leave_no_line(
     assert lines == []
 
 
+KEYS = {"alice": "key of alice", "bob": "key of bob"}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/v0/completions", {"status": "error", "code": "authentication_error"}),
+        ("/v1/completions", {"type": "authentication_error", "code": "authentication_error"}),
+        ("/schema", {"type": "authentication_error"}),
+        ("/metrics", {"type": "authentication_error"}),
+        ("/nothing", {"type": "authentication_error"}),
+    ],
+)
+def test_without_a_key_everything_is_refused_in_its_dialect(
+    path: str, body: dict[str, str]
+) -> None:
+    caller = Caller(keys=KEYS)
+    answer = asyncio.run(caller.call(path))
+    assert (answer.status, answer.headers["www-authenticate"]) == (401, "Bearer")
+    said = json.loads(answer.body)
+    assert body.items() <= (said.get("error") or said).items()
+    assert caller.exchanges == []
+
+
+@pytest.mark.parametrize("path", ["/livez", "/live", "/readyz"])
+def test_probes_need_no_key(path: str) -> None:
+    assert asyncio.run(Caller(keys=KEYS).call(path)).status == 200
+
+
+@pytest.mark.parametrize(("open_metrics", "status"), [(False, 401), (True, 200)])
+def test_metrics_need_a_key_unless_they_are_open(open_metrics: bool, status: int) -> None:
+    caller = Caller(keys=KEYS, open_metrics=open_metrics)
+    assert asyncio.run(caller.call("/metrics")).status == status
+
+
+def test_metrics_are_answered_while_draining_and_leave_no_line(
+    lines: list[MutableMapping[str, Any]],
+) -> None:
+    async def ask() -> None:
+        caller = Caller(keys=KEYS)
+        await caller.access.drain(60)
+        answer = await caller.call("/metrics", authorization="Bearer key of bob")
+        assert answer.status == 200
+
+    asyncio.run(ask())
+    assert lines == []
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/metrics"])
+def test_a_page_of_another_site_is_refused_whoever_asks(path: str) -> None:
+    headers = {"authorization": "Bearer key of bob", "sec_fetch_site": "cross-site"}
+    assert asyncio.run(Caller(keys=KEYS).call(path, **headers)).status == 403
+
+
+def test_a_request_carries_its_client_into_the_application_and_the_log(
+    lines: list[MutableMapping[str, Any]],
+) -> None:
+    caller = Caller(keys=KEYS)
+    asyncio.run(caller.call(authorization="Bearer key of bob", x_client_id="phone"))
+    assert [exchange.client for exchange in caller.exchanges] == ["bob/phone"]
+    assert [line["client"] for line in lines] == ["bob/phone"]
+    assert "key of" not in str(lines)
+
+
+def test_a_client_id_that_cannot_be_one_is_named(lines: list[MutableMapping[str, Any]]) -> None:
+    answer = asyncio.run(Caller().call("/api/v0/params", x_client_id="a/b"))
+    assert answer.status == 400
+    assert "X-Client-Id" in json.loads(answer.body)["message"]
+
+
 @asynchronous
 async def test_what_is_not_http_passes_by() -> None:
     seen: list[str] = []
@@ -192,7 +274,7 @@ async def test_what_is_not_http_passes_by() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         seen.append(scope["type"])
 
-    access = Access(app, clock=FakeClock())
+    access = Access(app, Clients({}), clock=FakeClock())
     await access({"type": "lifespan"}, _nothing, _nothing)  # type: ignore[arg-type]
     assert seen == ["lifespan"]
 
@@ -210,6 +292,7 @@ def test_a_request_is_one_line_with_its_id_and_its_time(
             "path": "/v1/models",
             "status": 200,
             "outcome": "ok",
+            "client": "default",
             "duration_s": 1.0,
         }
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 
 import httpx
+import msgspec
 import pytest
 from litestar.exceptions import HTTPException, NotFoundException, ValidationException
 
@@ -19,10 +20,15 @@ TABLE = [
     (errors.ContextLengthExceeded, 400, "invalid_request_error", "context_length_exceeded", None),
     (errors.DeviceUnavailable, 400, "invalid_request_error", "device_unavailable", None),
     (errors.NoChatTemplate, 400, "invalid_request_error", "no_chat_template", None),
+    (errors.Unauthenticated, 401, "authentication_error", "authentication_error", None),
     (errors.NotAllowed, 403, "permission_error", "permission_error", None),
     (errors.ModelNotFound, 404, "invalid_request_error", "model_not_found", None),
     (errors.QueueFull, 429, "rate_limit_error", "rate_limit_error", 1),
+    (errors.ClientLimit, 429, "rate_limit_error", "client_limit", 60),
     (errors.Unavailable, 503, "overloaded", "overloaded", 1),
+    (errors.SlotsPinned, 503, "overloaded", "slots_pinned_error", 10),
+    (errors.NoCapacity, 503, "overloaded", "no_capacity", 5),
+    (errors.StoreUnavailable, 503, "overloaded", "store_unavailable", 5),
     (errors.Draining, 503, "overloaded", "draining", 5),
     (errors.ModelLoadError, 500, "server_error", "model_load_error", None),
     (errors.GenerationFailed, 500, "server_error", "generation_failed", None),
@@ -35,6 +41,8 @@ SPEC_PATHS = [
     "/api/v0/completions/",
     "/api/v0/load",
     "/api/v0/unload",
+    "/api/v0/pin",
+    "/api/v0/unpin",
     "/api/v0/health",
     "/api/v0/models",
     "/api/v0/params",
@@ -70,13 +78,18 @@ def test_every_error_has_a_face() -> None:
 def test_the_specifications_routes_answer_in_its_shape(path: str) -> None:
     assert speaks_spec(path)
     body = show(errors.ModelNotFound("who?")).body(path)
-    assert body == {"status": "error", "message": "who?", "code": "model_not_found"}
+    assert msgspec.to_builtins(body) == {
+        "status": "error",
+        "message": "who?",
+        "code": "model_not_found",
+    }
 
 
 @pytest.mark.parametrize("path", OPENAI_PATHS)
 def test_all_other_routes_answer_in_openais_shape(path: str) -> None:
     assert not speaks_spec(path)
-    assert show(errors.ModelNotFound("who?", param="model")).body(path) == {
+    body = show(errors.ModelNotFound("who?", param="model")).body(path)
+    assert msgspec.to_builtins(body) == {
         "error": {
             "message": "who?",
             "type": "invalid_request_error",
@@ -205,6 +218,7 @@ class TestOverHTTP:
             async with open_house() as house:
                 answer = await house.client.request(method, path)
                 assert answer.status_code == status
+                assert ("allow" in answer.headers) == (status == 405)
                 assert set(answer.json()) == (
                     {"status", "message", "code"} if speaks_spec(path) else {"error"}
                 )

@@ -9,7 +9,7 @@ import pytest
 
 from lemonade_serve import __version__, errors
 from lemonade_serve.api.errors import show
-from lemonade_serve.api.v0.routes import SpecWriter
+from lemonade_serve.api.v0.completions import SpecWriter
 from tests.fakes import asynchronous
 from tests.unit.api.conftest import House, Open
 from tests.unit.api.test_openai import events, generation
@@ -105,7 +105,7 @@ def test_load_and_unload_answer_to_both_verbs(open_house: Open, verb: str) -> No
             loaded = await house.client.request(verb, "/api/v0/load", **how)
             assert loaded.json() == {
                 "status": "success",
-                "message": "Model loaded successfully: org/large in fp32",
+                "message": "Model loaded successfully: org/large in fp32 on cpu",
             }
             assert (await health(house))["model_loaded"] == "org/large"
             unloaded = await house.client.request(verb, "/api/v0/unload")

@@ -1,0 +1,115 @@
+"""Text in, text out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestar import Request, Response, post
+from litestar.params import JSONBody
+from litestar.response import Stream
+
+from lemonade_serve.api import answer
+from lemonade_serve.api.access import exchange_of
+from lemonade_serve.api.deps import Bounds, Service
+from lemonade_serve.api.errors import Shown
+from lemonade_serve.api.keep_alive import seconds
+from lemonade_serve.api.schema.told import GENERATION, told
+from lemonade_serve.api.v0 import schemas
+from lemonade_serve.domain.completion import (
+    CompletionRequest,
+    Generation,
+    Placement,
+    TextPrompt,
+)
+
+_STREAM = """\
+data: {"text":" to"}
+
+data: {"text":"","model":"SmolLM2-135M-Instruct","finish_reason":"length","usage":{...}}
+
+data: [DONE]
+
+"""
+
+
+class SpecWriter:
+    """`data: {"text": …}`, a last event with finish_reason and usage, `data: [DONE]`."""
+
+    def text(self, generation: Generation, text: str) -> bytes:
+        return answer.event(schemas.TextPiece(text=text))
+
+    def end(self, generation: Generation) -> bytes:
+        return answer.event(_completion(generation, "")) + answer.DONE
+
+    def error(self, shown: Shown) -> bytes:
+        return answer.event(shown.spec_body())
+
+
+@post(
+    "/completions",
+    status_code=200,
+    operation_id="complete",
+    opt=told(
+        GENERATION,
+        stream=_STREAM,
+        examples={
+            "specification": {
+                "model": "SmolLM2-135M-Instruct",
+                "prompt": "the meaning of life is",
+            },
+            "streamed": {
+                "model": "SmolLM2-135M-Instruct",
+                "prompt": "the meaning of life is",
+                "stream": True,
+                "max_length": 32,
+                "temperature": 0.2,
+                "stop": ["\n"],
+                "keep_alive": "10m",
+            },
+        },
+    ),
+)
+async def complete(
+    request: Request[Any, Any, Any],
+    data: JSONBody[schemas.CompletionBody],
+    service: Service,
+    bounds: Bounds,
+) -> Response[schemas.TextCompletion] | Stream:
+    """Continue a prompt, with the model that is named or the one used last."""
+    exchange = exchange_of(request.scope)
+    wanted = CompletionRequest(
+        prompt=TextPrompt(data.prompt),
+        options=data,
+        placement=_placement(data),
+        arrived=exchange.arrived,
+        client=exchange.client,
+        endpoint="v0_completions",
+        streaming=data.stream,
+    )
+    generation = await answer.begin(request, service, wanted)
+    if data.stream:
+        return await answer.stream(request, generation, SpecWriter(), bounds)
+    return Response(_completion(generation, await answer.whole(request, generation)))
+
+
+def _placement(data: schemas.CompletionBody) -> Placement:
+    return Placement(
+        model=data.model,
+        device=data.device,
+        dtype=data.dtype,
+        cache_dir=data.cache_dir,
+        keep_alive=seconds(data.keep_alive),
+    )
+
+
+def _completion(generation: Generation, text: str) -> schemas.TextCompletion:
+    return schemas.TextCompletion(
+        text=text,
+        model=generation.model,
+        finish_reason=generation.reason,
+        usage=schemas.TextUsage(
+            prompt_tokens=generation.prompt_tokens,
+            completion_tokens=generation.completion_tokens,
+            total_tokens=generation.total_tokens,
+        ),
+    )

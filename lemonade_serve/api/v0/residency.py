@@ -1,0 +1,125 @@
+"""Which models are in memory, by a caller's word."""
+
+from __future__ import annotations
+
+from litestar import get, post
+from litestar.params import FromQuery, JSONBody
+
+from lemonade_serve.api.deps import Resident
+from lemonade_serve.api.keep_alive import Words, seconds
+from lemonade_serve.api.schema.told import BODY, LOAD, Examples, told
+from lemonade_serve.api.v0 import schemas
+from lemonade_serve.domain.checkpoint import AUTO
+from lemonade_serve.domain.device import HYBRID
+from lemonade_serve.domain.placement import Placement
+from lemonade_serve.domain.residents import Residents
+
+_LOAD_EXAMPLES: Examples = {
+    "by name": {"model": "SmolLM2-135M-Instruct"},
+    "exactly": {
+        "model": "SmolLM2-135M-Instruct",
+        "device": "cpu",
+        "dtype": "int8",
+        "keep_alive": "1h",
+    },
+}
+_PIN_EXAMPLES: Examples = {"by name": {"model": "SmolLM2-135M-Instruct"}}
+_UNPIN_EXAMPLES: Examples = {"everything": {}, "one model": {"model": "SmolLM2-135M-Instruct"}}
+_UNLOAD_EXAMPLES: Examples = {
+    **_UNPIN_EXAMPLES,
+    "at once": {"model": "SmolLM2-135M-Instruct", "device": "cpu", "force": True},
+}
+
+
+@post(
+    "/load",
+    status_code=200,
+    operation_id="load",
+    opt=told(LOAD | BODY, examples=_LOAD_EXAMPLES),
+)
+async def load(data: JSONBody[schemas.LoadBody], residents: Resident) -> schemas.Success:
+    """Make a model resident before it is needed."""
+    return await _load(data, residents)
+
+
+@get("/load", operation_id="load_by_query", opt=told(LOAD))
+async def load_by_query(
+    residents: Resident,
+    model: FromQuery[schemas.ModelName],
+    device: FromQuery[schemas.DeviceName] = HYBRID,
+    dtype: FromQuery[schemas.DtypeName] = AUTO,
+    cache_dir: FromQuery[schemas.CacheDir | None] = None,
+    keep_alive: FromQuery[Words | None] = None,
+) -> schemas.Success:
+    """As POST, with query parameters."""
+    body = schemas.LoadBody(
+        model=model, device=device, dtype=dtype, cache_dir=cache_dir, keep_alive=keep_alive
+    )
+    return await _load(body, residents)
+
+
+@post(
+    "/unload",
+    status_code=200,
+    operation_id="unload",
+    opt=told(BODY, examples=_UNLOAD_EXAMPLES),
+)
+async def unload(
+    residents: Resident, data: JSONBody[schemas.UnloadBody | None] = None
+) -> schemas.Success:
+    """Unload what is named, or everything; running requests finish first unless `force`."""
+    return await _unload(data or schemas.UnloadBody(), residents)
+
+
+@get("/unload", operation_id="unload_by_query", opt=told())
+async def unload_by_query(
+    residents: Resident,
+    model: FromQuery[schemas.ModelName | None] = None,
+    device: FromQuery[schemas.DeviceName | None] = None,
+    force: FromQuery[bool] = False,
+) -> schemas.Success:
+    """As POST, with query parameters."""
+    return await _unload(schemas.UnloadBody(model=model, device=device, force=force), residents)
+
+
+@post("/pin", status_code=200, operation_id="pin", opt=told(LOAD | BODY, examples=_PIN_EXAMPLES))
+async def pin(data: JSONBody[schemas.PinBody], residents: Resident) -> schemas.Success:
+    """Make a model resident and let nothing evict it, over restarts, until it is unpinned."""
+    placement = Placement(model=data.model, device=data.device, dtype=data.dtype)
+    slot = await residents.pin(placement)
+    return schemas.Success(
+        message=f"Model pinned successfully: {slot.model} in {slot.dtype} on {slot.device}"
+    )
+
+
+@post("/unpin", status_code=200, operation_id="unpin", opt=told(BODY, examples=_UNPIN_EXAMPLES))
+async def unpin(
+    residents: Resident, data: JSONBody[schemas.UnpinBody | None] = None
+) -> schemas.Success:
+    """Unpin what is named, or everything. It stays resident until its room is needed."""
+    wanted = data or schemas.UnpinBody()
+    count = await residents.unpin(model=wanted.model, device=wanted.device)
+    return schemas.Success(
+        message="Model unpinned successfully" if count else "No such model was pinned"
+    )
+
+
+async def _load(wanted: schemas.LoadBody, residents: Residents) -> schemas.Success:
+    placement = Placement(
+        model=wanted.model,
+        device=wanted.device,
+        dtype=wanted.dtype,
+        cache_dir=wanted.cache_dir,
+        keep_alive=seconds(wanted.keep_alive),
+    )
+    slot = await residents.load(placement)
+    return schemas.Success(
+        message=f"Model loaded successfully: {slot.model} in {slot.dtype} on {slot.device}"
+    )
+
+
+async def _unload(wanted: schemas.UnloadBody, residents: Residents) -> schemas.Success:
+    count = await residents.unload(model=wanted.model, device=wanted.device, force=wanted.force)
+    return schemas.Success(
+        message="Model unloaded successfully" if count else "No such model was loaded"
+    )
