@@ -15,6 +15,7 @@ from lemonade_serve.protocol.messages import (
     Events,
     Finished,
     Generate,
+    Load,
     Report,
     ResolvedParams,
     TextPrompt,
@@ -33,14 +34,15 @@ class _Ended(Exception):
 def main() -> None:
     directory, bounds = Path(sys.argv[1]), Worker()
     vocabulary = Vocabulary(directory)
-    engine = GenaiEngine(
-        directory,
-        context_length=vocabulary.context_length,
+    load = Load(
+        path=str(directory),
+        execution_provider="cpu",
         threads=int(sys.argv[2]),
         sequence_slots=bounds.sequence_slots,
         idle_sequences=bounds.idle_sequences,
         prefill_chunk_tokens=bounds.prefill_chunk_tokens,
     )
+    engine = GenaiEngine(load, context_length=vocabulary.context_length)
     inbox = Inbox()
     times: list[float] = []
 

@@ -4,28 +4,51 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
-from typing import NamedTuple
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any, NamedTuple
 
+import structlog
 from litestar import Litestar
 from litestar.di import Provide
 
+from lemonade_serve import __version__, errors
 from lemonade_serve.api import errors as api_errors
-from lemonade_serve.api.access import Access
+from lemonade_serve.api import system
+from lemonade_serve.api.access import Access, open_paths
 from lemonade_serve.api.answer import StreamBounds
+from lemonade_serve.api.clients import Clients
 from lemonade_serve.api.openai import routes as openai_routes
-from lemonade_serve.api.system import livez, readyz
+from lemonade_serve.api.schema import routes as schema_routes
+from lemonade_serve.api.schema.routes import Description
 from lemonade_serve.api.v0 import routes as v0_routes
+from lemonade_serve.devices.budgets import budgets
+from lemonade_serve.devices.cpus import read_cpus
+from lemonade_serve.devices.memory import read_memory
+from lemonade_serve.domain.clients import ClientParams
 from lemonade_serve.domain.completion import CompletionService
-from lemonade_serve.domain.device import Device
-from lemonade_serve.domain.ports import JobRunner, Launcher
+from lemonade_serve.domain.device import Budgets
+from lemonade_serve.domain.placement import Locator
+from lemonade_serve.domain.ports import JobRunner, Launcher, ParamsStore
+from lemonade_serve.domain.residency.policy import Bounds
 from lemonade_serve.domain.residency.pool import Pool
+from lemonade_serve.domain.residents import Residents
 from lemonade_serve.hub.catalog import DiskCatalog
 from lemonade_serve.runtime.jobs import ProcessJobRunner
 from lemonade_serve.runtime.launcher import ProcessLauncher
-from lemonade_serve.settings import Settings
+from lemonade_serve.settings import Settings, read_api_keys
+from lemonade_serve.store.cached import CachedParamsStore
+from lemonade_serve.store.database import DatabaseParamsStore
+from lemonade_serve.store.directory import StateDirectory
+from lemonade_serve.store.pins import FilePinStore
+from lemonade_serve.telemetry.exposition import expose
+from lemonade_serve.telemetry.gauges import Sources
 from lemonade_serve.telemetry.logging import LogObserver, configure_logging
+from lemonade_serve.telemetry.metrics import MetricsObserver
+from lemonade_serve.telemetry.observers import Observers
+from lemonade_serve.telemetry.stats import StatsObserver
+
+log = structlog.get_logger()
 
 
 class Application(NamedTuple):
@@ -34,53 +57,75 @@ class Application(NamedTuple):
     asgi: Access
     service: CompletionService
     started: asyncio.Event
-    """Set when the lifespan has begun."""
+    """Set when a server has begun to run it."""
 
 
-def create_app(settings: Settings, *, launcher: Launcher | None = None) -> Application:
-    """The daemon without its server. Its lifespan ends with every worker gone."""
+@asynccontextmanager
+async def open_app(
+    settings: Settings, *, launcher: Launcher | None = None
+) -> AsyncGenerator[Application]:
+    """The daemon without its server; in the end every worker is gone.
+
+    Raises SettingsError when the settings cannot be met: another daemon has the state directory,
+    a database is newer than this program, no device is left.
+    """
     configure_logging(settings.log)
-    pool = Pool(
-        launcher or ProcessLauncher(settings.worker),
-        LogObserver(),
-        max_requests=settings.worker.sequence_slots + settings.worker.max_queue,
-        unload_timeout_s=settings.worker.unload_timeout_s,
-        clock=time.monotonic,
+    room = budgets(settings.devices, read_memory().usable_bytes)
+    clock = time.monotonic
+    stats = StatsObserver()
+    metrics = MetricsObserver(
+        Sources(
+            residency=lambda: (pool.slots(), pool.devices()),
+            last=stats,
+            draining=lambda: access.draining,
+            clock=clock,
+            wall=time.time,
+        ),
+        devices=[device.value for device in room],
+        version=__version__,
     )
-    service = CompletionService(
-        create_catalog(settings),
-        pool,
-        devices=[Device.CPU],
-        default_model=settings.default_model,
-        clock=time.monotonic,
-    )
-    bounds = StreamBounds(
-        status_hold_s=settings.server.status_hold_s, keepalive_s=settings.server.keepalive_s
-    )
-
-    started = asyncio.Event()
-
-    @asynccontextmanager
-    async def residency(_: Litestar) -> AsyncGenerator[None]:
-        started.set()
-        yield
-        await pool.close()
-
-    litestar = Litestar(
-        route_handlers=[livez, readyz, v0_routes.router, *openai_routes.routers],
-        dependencies={
-            "service": Provide(lambda: service, sync_to_thread=False),
-            "bounds": Provide(lambda: bounds, sync_to_thread=False),
-            "access": Provide(lambda: access, sync_to_thread=False),
-        },
-        exception_handlers={Exception: api_errors.respond},
-        lifespan=[residency],
-        openapi_config=None,
-        request_max_body_size=settings.server.max_body_bytes,
-        logging_config=None,
-    )
-    access = Access(litestar)
-    return Application(access, service, started)
+    observer = Observers(LogObserver(), stats, metrics)
+    async with AsyncExitStack() as open_until_the_end:
+        state = open_until_the_end.enter_context(StateDirectory(settings.state_path))
+        store = await open_until_the_end.enter_async_context(_store(settings))
+        pool = Pool(
+            launcher or _launcher(settings, room),
+            observer,
+            budgets=room,
+            bounds=_bounds(settings),
+            clock=clock,
+        )
+        open_until_the_end.push_async_callback(pool.close)
+        locator = Locator(
+            create_catalog(settings), pool, observer, default_model=settings.default_model
+        )
+        params = ClientParams(store, settings.parameters)
+        residents = Residents(locator, pool, FilePinStore(state.path / "pins.json"))
+        service = CompletionService(
+            locator,
+            pool,
+            params,
+            observer,
+            queue_timeout_s=settings.pool.queue_timeout_s,
+            clock=clock,
+        )
+        started = asyncio.Event()
+        access = _access(
+            settings,
+            started,
+            {
+                "service": service,
+                "residents": residents,
+                "locator": locator,
+                "params": params,
+                "last_request": stats.last,
+                "scrape": lambda accept: expose(metrics, accept),
+            },
+        )
+        await locator.checkpoints()
+        await residents.restore_pins()
+        await open_until_the_end.enter_async_context(_preloading(residents, settings))
+        yield Application(access, service, started)
 
 
 def create_catalog(settings: Settings) -> DiskCatalog:
@@ -95,3 +140,100 @@ def create_job_runner(settings: Settings) -> JobRunner:
         handshake_timeout_s=settings.worker.handshake_timeout_s,
         stop_timeout_s=settings.worker.stop_timeout_s,
     )
+
+
+def _access(
+    settings: Settings, started: asyncio.Event, dependencies: Mapping[str, object]
+) -> Access:
+    """The HTTP side. `dependencies` is what handlers may ask for, by name."""
+    clients = Clients(read_api_keys(settings))
+    open_to_all = open_paths(open_metrics=settings.server.open_metrics)
+    provided = {
+        **dependencies,
+        "bounds": StreamBounds(
+            status_hold_s=settings.server.status_hold_s, keepalive_s=settings.server.keepalive_s
+        ),
+        "description": Description(keys=clients.known, open_to_all=open_to_all),
+    }
+
+    @asynccontextmanager
+    async def lifespan(_: Litestar) -> AsyncGenerator[None]:
+        started.set()
+        yield
+
+    litestar = Litestar(
+        route_handlers=[
+            *system.handlers,
+            *schema_routes.handlers,
+            v0_routes.router,
+            *openai_routes.routers,
+        ],
+        dependencies={
+            **{name: _provide(thing) for name, thing in provided.items()},
+            "access": Provide(lambda: access, sync_to_thread=False),
+        },
+        exception_handlers={Exception: api_errors.respond},
+        lifespan=[lifespan],
+        openapi_config=None,
+        request_max_body_size=settings.server.max_body_bytes,
+        logging_config=None,
+    )
+    access = Access(litestar, clients, open_to_all=open_to_all)
+    return access
+
+
+def _provide(thing: object) -> Provide:
+    def provided() -> Any:
+        return thing
+
+    return Provide(provided, sync_to_thread=False)
+
+
+@asynccontextmanager
+async def _store(settings: Settings) -> AsyncGenerator[ParamsStore]:
+    """Clients' parameters. A SQLite file is this daemon's alone, so it need be read only once; a
+    PostgreSQL database may have other writers."""
+    where = settings.database_url or settings.state_path / "lemonade.db"
+    async with DatabaseParamsStore.open(
+        where, max_clients=settings.max_clients, timeout_s=settings.store_timeout_s
+    ) as database:
+        if settings.database_url:
+            yield database
+        else:
+            yield CachedParamsStore(database, max_entries=settings.max_clients)
+
+
+def _launcher(settings: Settings, room: Budgets) -> ProcessLauncher:
+    return ProcessLauncher(
+        settings.worker,
+        threads=settings.worker.threads or read_cpus().usable,
+        execution_providers={device: one.execution_provider for device, one in room.items()},
+    )
+
+
+def _bounds(settings: Settings) -> Bounds:
+    return Bounds(
+        max_requests=settings.worker.sequence_slots + settings.worker.max_queue,
+        min_residency_s=settings.pool.min_residency_s,
+        max_wait_s=settings.pool.max_wait_s,
+        queue_timeout_s=settings.pool.queue_timeout_s,
+        idle_ttl_s=settings.pool.idle_ttl_s or None,
+        load_cooldown_s=settings.pool.load_cooldown_s,
+        unload_timeout_s=settings.pool.unload_timeout_s,
+    )
+
+
+@asynccontextmanager
+async def _preloading(residents: Residents, settings: Settings) -> AsyncGenerator[None]:
+    """Load what is pinned or named, while requests are answered already."""
+
+    def failed(model: str, error: errors.LemonadeError) -> None:
+        log.warning("preload_failed", model=model, code=error.code, reason=error.message)
+
+    preload = asyncio.create_task(residents.preload(settings.pool.preload, failed), name="preload")
+    try:
+        yield
+    finally:
+        preload.cancel()
+        with suppress(asyncio.CancelledError):
+            await preload

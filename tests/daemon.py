@@ -54,7 +54,12 @@ class Daemon:
         with log.open("wb") as stderr:
             process = subprocess.Popen(
                 [sys.executable, "-m", "lemonade_serve", "serve", "--uds", str(socket)],
-                env={**environment, "LEMONADE_LOG__FORMAT": "json", **settings},
+                env={
+                    **environment,
+                    "LEMONADE_LOG__FORMAT": "json",
+                    "LEMONADE_STATE_DIR": str(directory / "state"),
+                    **settings,
+                },
                 stderr=stderr,
             )
         daemon = cls(process, socket, log)

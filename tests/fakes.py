@@ -364,7 +364,7 @@ def new_pool(
     )
 
 
-def new_generation(*, arrived: float = 0.0) -> Generation:
+def new_generation(*, arrived: float = 0.0, clock: Callable[[], float] | None = None) -> Generation:
     """One that nobody reads: what a dialect or a log line makes of it is all that counts."""
 
     async def make() -> Generation:
@@ -375,7 +375,7 @@ def new_generation(*, arrived: float = 0.0) -> Generation:
             lease,
             "completions",
             arrived=arrived,
-            clock=FakeClock(),
+            clock=clock or FakeClock(),
             report=RecordingObserver().observe,
         )
 

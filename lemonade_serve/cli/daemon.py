@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ipaddress
 import signal
 import socket
@@ -15,10 +16,10 @@ from granian.constants import Interfaces
 from granian.server.embed import Server
 
 from lemonade_serve import __version__
-from lemonade_serve.app import Application, create_app
+from lemonade_serve.app import Application, open_app
 from lemonade_serve.errors import Draining, SettingsError
 from lemonade_serve.settings import Server as ServerSettings
-from lemonade_serve.settings import Settings
+from lemonade_serve.settings import Settings, read_api_keys
 
 log = structlog.get_logger()
 
@@ -35,8 +36,17 @@ async def run_daemon(
     `when_ready` runs as soon as the daemon answers, and says whether it shall go on. Raises
     SettingsError when the daemon may not, or cannot, listen where the settings say.
     """
-    check_listening(settings.server)
-    application = create_app(settings)
+    check_listening(settings)
+    async with open_app(settings) as application:
+        await _serve(settings, application, when_ready)
+    log.info("daemon_stopped")
+
+
+async def _serve(
+    settings: Settings,
+    application: Application,
+    when_ready: Callable[[], Coroutine[Any, Any, bool]] | None,
+) -> None:
     server = _granian(application, settings.server)
     stopping, hurrying = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -47,6 +57,9 @@ async def run_daemon(
     serving = asyncio.create_task(server.serve(), name="granian")
     try:
         await _either(application.started.wait(), serving)
+        # What was imported stays: a collection that looked through it would stall every stream.
+        gc.collect()
+        gc.freeze()
         log.info("daemon_ready", version=__version__, listening=listening(settings.server))
         if when_ready:
             errand = asyncio.create_task(when_ready())
@@ -60,7 +73,6 @@ async def run_daemon(
     finally:
         server.stop()  # type: ignore[no-untyped-call]
         await serving
-    log.info("daemon_stopped")
 
 
 def listening(server: ServerSettings) -> str:
@@ -107,19 +119,19 @@ def _granian(application: Application, settings: ServerSettings) -> Server:
     )
 
 
-def check_listening(server: ServerSettings) -> None:
+def check_listening(settings: Settings) -> None:
     """Raises SettingsError when a daemon may not, or could not, listen there."""
-    _check_exposure(server)
-    _check_address(server)
+    _check_exposure(settings.server, keys=bool(read_api_keys(settings)))
+    _check_address(settings.server)
 
 
-def _check_exposure(server: ServerSettings) -> None:
-    if server.uds or _ip(server).is_loopback:
+def _check_exposure(server: ServerSettings, *, keys: bool) -> None:
+    if keys or server.uds or _ip(server).is_loopback:
         return
     if not server.allow_keyless:
         raise SettingsError(
-            f"anyone who reaches {server.host} could use this server: there is no API key. "
-            "Listen on 127.0.0.1, or say --allow-keyless"
+            f"anyone who reaches {server.host} could use this server: set api_keys, listen on "
+            "127.0.0.1, or say --allow-keyless"
         )
     log.warning("keyless", host=server.host, advice="anyone who reaches this address is served")
 

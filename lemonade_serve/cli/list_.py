@@ -8,12 +8,11 @@ from pathlib import Path
 
 import click
 import msgspec
-from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
 from lemonade_serve.app import create_catalog
-from lemonade_serve.cli import options
+from lemonade_serve.cli import options, table
 from lemonade_serve.domain.checkpoint import CheckpointInfo
 from lemonade_serve.settings import load_settings
 
@@ -29,7 +28,7 @@ def list_(cache_dir: str | None, config: Path | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([_row(info) for info in checkpoints], indent=2))
     elif checkpoints:
-        Console().print(_table(checkpoints))
+        table.show(_table(checkpoints))
     else:
         click.echo(f"No checkpoint in {settings.cache_path}: try `lemonade-serve import FILE.gguf`")
 
@@ -39,8 +38,10 @@ def _row(info: CheckpointInfo) -> dict[str, object]:
 
 
 def _table(checkpoints: Sequence[CheckpointInfo]) -> Table:
-    table = Table("MODEL", "DTYPE", "ARCHITECTURE", "CONTEXT", "SIZE", box=None)
+    rows = table.columns(
+        "MODEL", "DTYPE", "ARCHITECTURE", "CONTEXT", "SIZE", figures=("CONTEXT", "SIZE")
+    )
     for info in checkpoints:
         size, context = decimal(info.bytes), str(info.context_length)
-        table.add_row(info.name, info.dtype, info.architecture, context, size)
-    return table
+        rows.add_row(info.name, info.dtype, info.architecture, context, size)
+    return rows

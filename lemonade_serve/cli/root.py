@@ -41,6 +41,10 @@ _PURPOSES: Mapping[str, Mapping[str, _Command]] = {
             "params:params", "params get|set|reset", "what a client's requests are generated with"
         ),
     },
+    "This machine": {
+        "doctor": _Command("doctor:doctor", "doctor", "what would keep it from serving"),
+        "config": _Command("config:config_", "config", "the settings in force, and who said so"),
+    },
     "Models in its memory": {
         "ps": _Command("ps:ps", "ps", "what is loaded, and how much room is left"),
         "load": _Command("residency:load", "load MODEL", "bring a model in before it is needed"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -23,20 +24,13 @@ from lemonade_serve.settings import load_settings
     help="Answer on other addresses than loopback, to anyone.",
 )
 @options.cache_dir
+@options.state_dir
 @options.config
-def serve(
-    host: str | None,
-    port: int | None,
-    uds: str | None,
-    allow_keyless: bool | None,
-    cache_dir: str | None,
-    config: Path | None,
-) -> None:
+def serve(cache_dir: str | None, state_dir: str | None, config: Path | None, **server: Any) -> None:
     """Answer requests until SIGTERM or Ctrl-C.
 
     Models load when they are first asked for. On SIGTERM new requests are refused with 503 while
     running ones finish, server.drain_timeout_s at most; a second signal cuts them.
     """
-    server = {"host": host, "port": port, "uds": uds, "allow_keyless": allow_keyless}
-    flags = {"cache_dir": cache_dir, "server": server}
+    flags = {"cache_dir": cache_dir, "state_dir": state_dir, "server": server}
     asyncio.run(run_daemon(load_settings(file=config, flags=flags)))

@@ -64,6 +64,12 @@ class CheckpointRequested(CheckpointEvent, frozen=True, kw_only=True):
     resident: bool
 
 
+class CatalogueListed(msgspec.Struct, frozen=True, kw_only=True):
+    """These are the models on disk; others may still be in memory."""
+
+    models: frozenset[str]
+
+
 class RequestFinished(msgspec.Struct, frozen=True, kw_only=True):
     """A request ended, however. Times are in seconds, and None where it did not come so far.
 
@@ -117,6 +123,7 @@ Event = (
     | CheckpointLoadFailed
     | CheckpointUnloaded
     | CheckpointRequested
+    | CatalogueListed
     | RequestFinished
     | RequestRefused
 )

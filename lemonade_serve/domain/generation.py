@@ -19,8 +19,8 @@ class Generation:
     """Read `next` until it returns a `Finished`; `cancel` when nobody reads any more. Both may be
     called from the event loop only, and `cancel` never waits.
 
-    `report` is called once, with what became of it: before the reader gets the `Finished`, so that
-    whoever has the answer finds it counted already.
+    `report` is called once, with what became of it: before the reader gets the end, so that whoever
+    has the answer finds it counted already.
     """
 
     def __init__(
@@ -122,6 +122,7 @@ class Generation:
         """The next thing that the reader gets; an error is the last."""
         if isinstance(event, Exception):
             self.error = self.error or event
+            self.end()
         self._unread.append(event)
         if self._reader:
             _ring(self._reader)

@@ -11,7 +11,8 @@ from lemonade_serve import errors
 from lemonade_serve.domain import device as devices
 from lemonade_serve.domain.checkpoint import AUTO, CheckpointInfo
 from lemonade_serve.domain.device import Device
-from lemonade_serve.domain.ports import CheckpointCatalog
+from lemonade_serve.domain.events import CatalogueListed
+from lemonade_serve.domain.ports import CheckpointCatalog, Observer
 from lemonade_serve.domain.residency.pool import Pool
 
 
@@ -33,10 +34,16 @@ class Locator:
     """Finds checkpoints, in memory first and then on disk."""
 
     def __init__(
-        self, catalog: CheckpointCatalog, pool: Pool, *, default_model: str | None
+        self,
+        catalog: CheckpointCatalog,
+        pool: Pool,
+        observer: Observer,
+        *,
+        default_model: str | None,
     ) -> None:
         self._catalog = catalog
         self._pool = pool
+        self._observer = observer
         self._default_model = default_model
 
     async def locate(self, placement: Placement) -> tuple[CheckpointInfo, Sequence[Device]]:
@@ -65,7 +72,10 @@ class Locator:
 
     async def checkpoints(self, cache_dir: str | None = None) -> Sequence[CheckpointInfo]:
         """What is on disk. Raises NotAllowed for a directory outside the allowed roots."""
-        return await asyncio.to_thread(self._catalog.list, cache_dir)
+        found = await asyncio.to_thread(self._catalog.list, cache_dir)
+        if cache_dir is None:
+            self._observer.observe(CatalogueListed(models=frozenset(info.name for info in found)))
+        return found
 
     def usual_device(self, info: CheckpointInfo) -> str:
         """Where a checkpoint is resident, or would be tried first."""

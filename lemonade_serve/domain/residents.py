@@ -64,15 +64,20 @@ class Residents:
         await self._repin(lambda pins: pins & kept)
         return len(before) - len(kept)
 
-    async def restore(
-        self, preload: Iterable[str], failed: Callable[[str, errors.LemonadeError], None]
+    async def restore_pins(self) -> None:
+        """Put the pins that were kept in force. Raises StoreUnavailable."""
+        self._pool.pin(await asyncio.to_thread(self._pins.load))
+
+    async def preload(
+        self, models: Iterable[str], failed: Callable[[str, errors.LemonadeError], None]
     ) -> None:
-        """At start: put the kept pins in force and load what is pinned or named in `preload`, one
-        after the other. One that cannot be loaded is told to `failed`, and the rest go on."""
-        pins = await asyncio.to_thread(self._pins.load)
-        self._pool.pin(pins)
-        pinned = [Placement(model=p.model, device=p.device, dtype=p.dtype) for p in sorted(pins)]
-        for placement in [*pinned, *(Placement(model=name) for name in preload)]:
+        """Load what is pinned and then `models`, one after the other. One that cannot be loaded
+        is told to `failed`, and the rest go on."""
+        pinned = [
+            Placement(model=pin.model, device=pin.device, dtype=pin.dtype)
+            for pin in sorted(self._pool.pins)
+        ]
+        for placement in [*pinned, *(Placement(model=name) for name in models)]:
             try:
                 await self.load(placement)
             except errors.LemonadeError as error:

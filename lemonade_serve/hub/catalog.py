@@ -22,6 +22,8 @@ _CONFIG = "genai_config.json"
 _PROVENANCE = "provenance.json"
 _MAX_DEPTH = 4
 """Directories below a root that are searched: publisher, name, dtype, and one to spare."""
+_PROCESS_BYTES = 100 * 1024 * 1024
+_CONVERSATION_TOKENS = 4096
 _STAGING = ".staging-"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
@@ -30,6 +32,9 @@ log = structlog.get_logger()
 
 class _Decoder(msgspec.Struct):
     filename: str = "model.onnx"
+    num_hidden_layers: int = 0
+    num_key_value_heads: int = 0
+    head_size: int = 0
 
 
 class _Model(msgspec.Struct):
@@ -152,15 +157,26 @@ def _describe(path: Path, root: Path, modified_ns: int) -> CheckpointInfo:
     model = msgspec.json.decode((path / _CONFIG).read_bytes(), type=_Config).model
     parts = path.relative_to(root).parts
     name = "/".join(parts[:-1] if len(parts) > 1 and parts[-1] in DTYPES else parts)
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return CheckpointInfo(
         name=check_name(name),
         path=path,
         dtype=_imported_dtype(path) or stored_dtype(path / model.decoder.filename),
         architecture=model.type,
         context_length=model.context_length,
-        bytes=sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
+        bytes=size,
+        memory_bytes=_memory_bytes(size, model),
         modified_s=modified_ns // 1_000_000_000,
     )
+
+
+def _memory_bytes(file_bytes: int, model: _Model) -> int:
+    """What a worker is expected to take before anyone has measured it: ONNX Runtime keeps a second,
+    repacked copy of the weights, and one long conversation has its keys and values in float32."""
+    decoder = model.decoder
+    values = 2 * decoder.num_hidden_layers * decoder.num_key_value_heads * decoder.head_size
+    conversation = 4 * values * min(model.context_length, _CONVERSATION_TOKENS)
+    return _PROCESS_BYTES + 2 * file_bytes + conversation
 
 
 def _imported_dtype(path: Path) -> str | None:

@@ -13,7 +13,7 @@ import enum
 
 import msgspec
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Raised with every change of a frame: an upgraded package must not serve an old daemon."""
 
 
@@ -60,9 +60,10 @@ Prompt = TextPrompt | TokensPrompt | ChatPrompt
 
 
 class Load(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Serve the checkpoint in `path` with these bounds."""
+    """Serve the checkpoint in `path` on an execution provider, with these bounds."""
 
     path: str
+    execution_provider: str
     threads: int
     sequence_slots: int
     idle_sequences: int

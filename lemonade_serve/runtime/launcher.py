@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
+from collections.abc import Mapping
 
 from lemonade_serve import errors
 from lemonade_serve.domain.checkpoint import CheckpointInfo
@@ -17,8 +17,16 @@ from lemonade_serve.settings import Worker as WorkerSettings
 class ProcessLauncher:
     """The `Launcher` (domain/ports.py) of real processes."""
 
-    def __init__(self, settings: WorkerSettings) -> None:
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        *,
+        threads: int,
+        execution_providers: Mapping[Device, str],
+    ) -> None:
         self._settings = settings
+        self._threads = threads
+        self._execution_providers = execution_providers
 
     async def launch(self, info: CheckpointInfo, device: Device) -> WorkerClient:
         settings = self._settings
@@ -30,7 +38,7 @@ class ProcessLauncher:
             raise errors.ModelLoadError(f"no worker for {info.name}: {error}") from error
         try:
             async with asyncio.timeout(settings.load_timeout_s):
-                ready = await self._load(child, info)
+                ready = await self._load(child, info, device)
         except TimeoutError:
             await child.kill()
             raise errors.ModelLoadError(
@@ -41,12 +49,13 @@ class ProcessLauncher:
             raise
         return WorkerClient(child, ready, stop_timeout_s=settings.stop_timeout_s)
 
-    async def _load(self, child: Child, info: CheckpointInfo) -> Ready:
+    async def _load(self, child: Child, info: CheckpointInfo, device: Device) -> Ready:
         settings = self._settings
         child.send(
             Load(
                 path=str(info.path),
-                threads=settings.threads or len(os.sched_getaffinity(0)),
+                execution_provider=self._execution_providers[device],
+                threads=self._threads,
                 sequence_slots=settings.sequence_slots,
                 idle_sequences=settings.idle_sequences,
                 prefill_chunk_tokens=settings.prefill_chunk_tokens,

@@ -133,6 +133,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Where the daemon keeps what must survive it; one daemon a directory."""
     database_url: SecretUrl | None = None
     """A PostgreSQL database for clients' parameters, instead of SQLite in the state directory."""
+    store_timeout_s: Seconds = 5.0
+    """A database that takes longer is as good as none: 503."""
     max_clients: Count = 10_000
     """Clients whose parameters are kept; one more is refused with 429."""
     api_keys: dict[ClientName, Annotated[Secret, Meta(min_length=1)]] = {}

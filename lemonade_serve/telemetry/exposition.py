@@ -1,35 +1,14 @@
-"""`/metrics`, as Prometheus reads it."""
+"""The metrics, as Prometheus reads them."""
 
 from __future__ import annotations
 
 from itertools import chain
-from typing import Any
 
-from litestar import MediaType, Request, Response, get
-from litestar.handlers import HTTPRouteHandler
 from prometheus_client.exposition import choose_encoder
 
 from lemonade_serve.telemetry.metrics import MetricsObserver
 
 _OPENMETRICS = "application/openmetrics-text"
-
-
-def metrics_route(metrics: MetricsObserver) -> HTTPRouteHandler:
-    """GET /metrics. It reads and changes nothing, and answers whatever else goes on."""
-
-    @get(
-        "/metrics",
-        operation_id="metrics",
-        summary="Metrics for Prometheus",
-        description="Text format 0.0.4, or OpenMetrics 1.0.0 for whoever accepts that.",
-        media_type=MediaType.TEXT,
-        sync_to_thread=False,
-    )
-    def scrape(request: Request[Any, Any, Any]) -> Response[bytes]:
-        text, content_type = expose(metrics, request.headers.get("accept", ""))
-        return Response(text, headers={"Content-Type": content_type})
-
-    return scrape
 
 
 def expose(metrics: MetricsObserver, accept: str) -> tuple[bytes, str]:

@@ -10,13 +10,12 @@ import sys
 import structlog
 
 from lemonade_serve.domain.events import (
+    CheckpointLoaded,
     CheckpointLoadFailed,
-    CheckpointRequested,
+    CheckpointLoading,
     CheckpointUnloaded,
     Departure,
     Event,
-    RequestFinished,
-    RequestRefused,
 )
 from lemonade_serve.settings import Log
 
@@ -59,6 +58,9 @@ def configure_logging(settings: Log) -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
+_TOLD = CheckpointLoading | CheckpointLoaded | CheckpointLoadFailed | CheckpointUnloaded
+
+
 class LogObserver:
     """Writes what becomes of checkpoints, a line an event. Of requests the access log tells."""
 
@@ -66,7 +68,7 @@ class LogObserver:
         self._log = structlog.get_logger()
 
     def observe(self, event: Event) -> None:
-        if isinstance(event, CheckpointRequested | RequestFinished | RequestRefused):
+        if not isinstance(event, _TOLD):
             return
         fields = {name: _plain(getattr(event, name)) for name in event.__struct_fields__}
         name = _WORD.sub("_", type(event).__name__).lower()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from lemonade_serve.domain.events import Event, Outcome, RequestFinished
+from lemonade_serve.domain.events import CatalogueListed, Event, Outcome, RequestFinished
 
 
 class StatsObserver:
     """Remembers the request that finished last, of each model and of all (`LastRequests`).
 
     Finished is what came to its end (`Outcome.OK`): one that failed, was cancelled or was refused
-    has no figures that anyone could compare, and changes nothing. Events name only models that the
-    catalogue knew, so it holds no more than there are, less those that it was told to forget.
+    has no figures that anyone could compare, and changes nothing. Models that the catalogue has not
+    any more are forgotten; the last request of all stays what it was.
     """
 
     def __init__(self) -> None:
@@ -18,12 +18,11 @@ class StatsObserver:
         self._by_model: dict[str, RequestFinished] = {}
 
     def observe(self, event: Event) -> None:
-        if isinstance(event, RequestFinished) and event.outcome is Outcome.OK:
-            self._last = self._by_model[event.model] = event
+        match event:
+            case RequestFinished(outcome=Outcome.OK):
+                self._last = self._by_model[event.model] = event
+            case CatalogueListed(models=models):
+                self._by_model = {m: last for m, last in self._by_model.items() if m in models}
 
     def last(self, model: str | None = None) -> RequestFinished | None:
         return self._last if model is None else self._by_model.get(model)
-
-    def forget(self, model: str) -> None:
-        """A model that is gone. The last request of all stays what it was."""
-        self._by_model.pop(model, None)

@@ -52,16 +52,8 @@ def _load(load: Load, inbox: Inbox, channel: Channel) -> tuple[Loop, Ready]:
     from lemonade_serve.worker.vocabulary import Vocabulary
 
     began = time.monotonic()
-    directory = Path(load.path)
-    vocabulary = Vocabulary(directory)
-    engine = GenaiEngine(
-        directory,
-        context_length=vocabulary.context_length,
-        threads=load.threads,
-        sequence_slots=load.sequence_slots,
-        idle_sequences=load.idle_sequences,
-        prefill_chunk_tokens=load.prefill_chunk_tokens,
-    )
+    vocabulary = Vocabulary(Path(load.path))
+    engine = GenaiEngine(load, context_length=vocabulary.context_length)
     ready = Ready(engine.name, time.monotonic() - began)
     return Loop(engine, vocabulary, inbox, channel.send), ready
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lemonade_serve import errors
-from lemonade_serve.protocol.messages import ResolvedParams
+from lemonade_serve.protocol.messages import Load, ResolvedParams
 from lemonade_serve.worker.engines.base import Admitted, Broken, Engine, Sampled, Sequence, Step
 from lemonade_serve.worker.sampler import Logits, Sampler
 from tests.daemon import MODEL
@@ -32,14 +32,15 @@ def made(request: pytest.FixtureRequest) -> Engine:
 
     cache: Path = request.getfixturevalue("cache_dir")
     (directory,) = (cache / MODEL).iterdir()
-    return GenaiEngine(
-        directory,
-        context_length=2048,
+    load = Load(
+        path=str(directory),
+        execution_provider="cpu",
         threads=1,
         sequence_slots=SLOTS,
         idle_sequences=1,
         prefill_chunk_tokens=16,
     )
+    return GenaiEngine(load, context_length=2048)
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ def house(request: pytest.FixtureRequest) -> Callable[[], House]:
         return lambda: House(FakeLauncher(), checkpoint("small"), kill_fake)
     cache: Path = request.getfixturevalue("cache_dir")
     info = DiskCatalog(cache).find(MODEL, "auto")
-    launcher = ProcessLauncher(WorkerSettings(threads=1))
+    launcher = ProcessLauncher(WorkerSettings(), threads=1, execution_providers={Device.CPU: "cpu"})
     return lambda: House(launcher, info, kill_process)
 
 

@@ -57,7 +57,9 @@ async def show_params(
     shown = await params.show(exchange_of(request.scope).client, scope)
     return schemas.ParamsShown(
         model=model,
-        params=schemas.AllParams(**{name: setting.value for name, setting in shown.items()}),
+        params=msgspec.convert(
+            {name: setting.value for name, setting in shown.items()}, schemas.AllParams
+        ),
         sources=schemas.Origins(**{name: setting.source for name, setting in shown.items()}),
     )
 

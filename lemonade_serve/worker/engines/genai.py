@@ -11,11 +11,11 @@ import json
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import onnxruntime_genai as og
 
 from lemonade_serve import errors
+from lemonade_serve.protocol.messages import Load
 from lemonade_serve.worker.engines.base import Admitted, Broken, Sampled, Sequence, Step
 
 _CAPACITY_STEP = 256
@@ -49,7 +49,8 @@ class _Running:
 
 
 class GenaiEngine:
-    """Serves the checkpoint in `directory`, of `context_length`, with `threads` intra-op threads.
+    """Serves the checkpoint that `load` says, of `context_length` tokens. Its `execution_provider`
+    is onnxruntime-genai's name of one, or `cpu`.
 
     At most `sequence_slots` sequences run at once, in turn; `idle_sequences` caches of ended ones
     are kept. A prompt is read `prefill_chunk_tokens` at a time, between other sequences' tokens.
@@ -58,27 +59,21 @@ class GenaiEngine:
 
     name = "onnxruntime-genai"
 
-    def __init__(
-        self,
-        directory: Path,
-        *,
-        context_length: int,
-        threads: int,
-        sequence_slots: int,
-        idle_sequences: int,
-        prefill_chunk_tokens: int,
-    ) -> None:
-        options = {"intra_op_num_threads": threads}
+    def __init__(self, load: Load, *, context_length: int) -> None:
+        options = {"intra_op_num_threads": load.threads}
         try:
-            config = og.Config(str(directory))
+            config = og.Config(load.path)
+            config.clear_providers()
+            if load.execution_provider != "cpu":
+                config.append_provider(load.execution_provider)
             config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))
             self._model = og.Model(config)
         except RuntimeError as error:
             raise errors.ModelLoadError(str(error)) from error
         self._context_length = context_length
-        self._slots = sequence_slots
-        self._idle_bound = idle_sequences
-        self._chunk = prefill_chunk_tokens
+        self._slots = load.sequence_slots
+        self._idle_bound = load.idle_sequences
+        self._chunk = load.prefill_chunk_tokens
         self._waiting: deque[Sequence] = deque()
         self._running: deque[_Running] = deque()
         self._kept: list[_Cache] = []  # least recently used first

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from lemonade_serve.app import Application, create_app
+from lemonade_serve.app import Application, open_app
 from lemonade_serve.settings import Settings
 from tests.fakes import FakeLauncher
 from tests.unit.hub.graphs import put
@@ -42,13 +42,13 @@ def open_house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
     async def house(**settings: Any) -> AsyncGenerator[House]:
         launcher = FakeLauncher("so", " it", " goes")
         directories = {"cache_dir": str(tmp_path), "state_dir": str(tmp_path / "state")}
-        application = create_app(Settings(**directories, **settings), launcher=launcher)
-        transport = httpx.ASGITransport(application.asgi)  # type: ignore[arg-type]
-        async with (
-            lifespan(application.asgi),
-            httpx.AsyncClient(transport=transport, base_url="http://house") as client,
-        ):
-            yield House(application, launcher, client)
+        async with open_app(Settings(**directories, **settings), launcher=launcher) as application:
+            transport = httpx.ASGITransport(application.asgi)  # type: ignore[arg-type]
+            async with (
+                lifespan(application.asgi),
+                httpx.AsyncClient(transport=transport, base_url="http://house") as client,
+            ):
+                yield House(application, launcher, client)
 
     return house
 

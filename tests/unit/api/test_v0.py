@@ -195,7 +195,17 @@ async def test_health_of_an_empty_house(open_house: Open) -> None:
             "status": "ok",
             "model_loaded": None,
             "all_models_loaded": [],
-            "devices": ["cpu"],
+            "devices": [
+                {
+                    "device": "cpu",
+                    "execution_provider": "cpu",
+                    "max_models": 4,
+                    "models": 0,
+                    "memory_budget_bytes": 1 << 30,
+                    "memory_used_bytes": 0,
+                }
+            ],
+            "max_models": {"cpu": 4},
             "version": __version__,
         }
 

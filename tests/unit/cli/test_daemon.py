@@ -31,26 +31,32 @@ def test_where_it_listens_is_a_url(server: Server, url: str) -> None:
 )
 def test_nobody_but_this_machine_needs_no_key(server: Server) -> None:
     with structlog.testing.capture_logs() as lines:
-        _check_exposure(server)
+        _check_exposure(server, keys=False)
     assert lines == []
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.2", "::"])  # noqa: S104
 def test_all_others_need_one_unless_told_otherwise(host: str) -> None:
     with pytest.raises(SettingsError, match=r"--allow-keyless"):
-        _check_exposure(Server(host=host))
+        _check_exposure(Server(host=host), keys=False)
     with structlog.testing.capture_logs() as lines:
-        _check_exposure(Server(host=host, allow_keyless=True))
+        _check_exposure(Server(host=host, allow_keyless=True), keys=False)
     assert [(line["event"], line["log_level"]) for line in lines] == [("keyless", "warning")]
+
+
+def test_with_keys_any_address_will_do() -> None:
+    with structlog.testing.capture_logs() as lines:
+        _check_exposure(Server(host="0.0.0.0"), keys=True)  # noqa: S104
+    assert lines == []
 
 
 def test_a_host_must_be_an_address() -> None:
     with pytest.raises(SettingsError, match=r"server\.host must be an IP address"):
-        _check_exposure(Server(host="example.org"))
+        _check_exposure(Server(host="example.org"), keys=False)
 
 
 def test_localhost_is_loopback() -> None:
-    _check_exposure(Server(host="localhost"))
+    _check_exposure(Server(host="localhost"), keys=False)
 
 
 @pytest.fixture

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from lemonade_serve import errors
 from lemonade_serve.domain.checkpoint import CheckpointInfo
+from lemonade_serve.domain.clients import ClientParams
 from lemonade_serve.domain.completion import (
     CompletionRequest,
     CompletionService,
@@ -20,10 +21,11 @@ from lemonade_serve.domain.completion import (
     TextPrompt,
     Token,
 )
-from lemonade_serve.domain.device import Device
-from lemonade_serve.domain.residency.pool import Pool
+from lemonade_serve.domain.events import Event, Outcome, RequestFinished, RequestRefused
+from lemonade_serve.domain.placement import Locator
 from lemonade_serve.domain.sampling import Options
 from lemonade_serve.protocol.messages import Started
+from lemonade_serve.store.memory import MemoryParamsStore
 from tests.fakes import (
     FakeCatalog,
     FakeClock,
@@ -33,9 +35,10 @@ from tests.fakes import (
     asynchronous,
     checkpoint,
     new_generation,
-    until,
+    new_pool,
 )
 
+_E = TypeVar("_E", bound=Event)
 FOREVER = 10**9
 SECRET = "nobody may log this"  # noqa: S105
 
@@ -44,26 +47,21 @@ class House:
     """A service over fakes."""
 
     def __init__(
-        self,
-        *infos: CheckpointInfo,
-        default_model: str | None = None,
-        devices: tuple[Device, ...] = (Device.CPU,),
-        max_requests: int = 4,
+        self, *infos: CheckpointInfo, default_model: str | None = None, **pool: Any
     ) -> None:
         self.launcher = FakeLauncher("so", " it", " goes")
-        self.pool = Pool(
-            self.launcher,
-            RecordingObserver(),
-            max_requests=max_requests,
-            unload_timeout_s=60.0,
-            clock=FakeClock(),
-        )
+        self.observer = RecordingObserver()
+        self.clock = FakeClock()
+        self.pool = new_pool(self.launcher, self.observer, clock=self.clock, **pool)
+        self.store = MemoryParamsStore(max_clients=9)
+        catalog = FakeCatalog(*(infos or (checkpoint("small"), checkpoint("large"))))
         self.service = CompletionService(
-            FakeCatalog(*(infos or (checkpoint("small"), checkpoint("large")))),
+            Locator(catalog, self.pool, self.observer, default_model=default_model),
             self.pool,
-            devices=devices,
-            default_model=default_model,
-            clock=FakeClock(),
+            ClientParams(self.store, Options(top_k=7)),
+            self.observer,
+            queue_timeout_s=1e6,
+            clock=self.clock,
         )
 
     @property
@@ -72,17 +70,23 @@ class House:
 
     @property
     def leases(self) -> int:
-        return sum(len(slot.leases) for slot in self.service.resident())
+        return sum(slot.running + slot.waiting for slot in self.pool.slots())
+
+    def told(self, kind: type[_E]) -> list[_E]:
+        return [event for event in self.observer.events if isinstance(event, kind)]
+
+    def request(self, placement: Placement, **options: Any) -> CompletionRequest:
+        return CompletionRequest(
+            prompt=TextPrompt(SECRET),
+            options=Options(**{"max_length": 3, **options}),
+            placement=placement,
+            arrived=self.clock(),
+            endpoint="completions",
+            client="ann",
+        )
 
     async def begin(self, model: str | None = "small", **options: Any) -> Generation:
-        return await self.service.begin(
-            CompletionRequest(
-                prompt=TextPrompt(SECRET),
-                options=Options(**{"max_length": 3, **options}),
-                placement=Placement(model=model),
-                arrived=self.service.clock(),
-            )
-        )
+        return await self.service.begin(self.request(Placement(model=model), **options))
 
 
 async def text_of(generation: Generation) -> str:
@@ -108,15 +112,16 @@ async def test_the_parameters_reach_the_worker_resolved() -> None:
     await text_of(await house.begin(temperature=0.25, stop="x"))
     (params,) = house.worker.params
     assert (params.temperature, params.stop, params.max_length) == (0.25, ("x",), 3)
-    assert params.top_k == 50
+    assert (params.top_k, params.top_p) == (7, 0.95)
     assert house.worker.prompts == [TextPrompt(SECRET)]
 
 
 @asynchronous
 async def test_a_lease_is_held_until_the_answer_is_complete() -> None:
     house = House()
-    await house.service.load(Placement(model="small"))
+    await text_of(await house.begin())
     house.worker.hush()
+    house.worker.started.clear()
     generation = await house.begin()
     await house.worker.started.wait()
     assert house.leases == 1
@@ -128,42 +133,27 @@ async def test_a_lease_is_held_until_the_answer_is_complete() -> None:
 
 
 @asynchronous
-async def test_the_model_left_out_means_the_one_used_last() -> None:
-    house = House(default_model="small")
-    await text_of(await house.begin("large"))
-    generation = await house.begin(None)
-    assert generation.model == "large"
-    await text_of(generation)
+async def test_what_the_client_keeps_lies_under_the_request() -> None:
+    house = House()
+    await house.store.edit("ann", "", lambda _: Options(temperature=0.5, top_p=0.5))
+    await house.store.edit("ann", "small", lambda _: Options(top_p=0.25, seed=1))
+    await house.store.edit("bob", "", lambda _: Options(seed=99))
+    await text_of(await house.begin(seed=2))
+    (params,) = house.worker.params
+    assert (params.temperature, params.top_p, params.seed) == (0.5, 0.25, 2)
 
 
 @asynchronous
-async def test_the_model_left_out_means_the_default_one_when_none_is_resident() -> None:
-    generation = await House(default_model="large").begin(None)
-    assert generation.model == "large"
-    await text_of(generation)
+async def test_a_store_that_cannot_be_read_is_an_error_and_no_guess() -> None:
+    house = House()
 
+    async def broken(client: str, model: str = "") -> Options:
+        raise errors.StoreUnavailable
 
-@asynchronous
-async def test_a_model_that_is_leaving_is_not_the_one_used_last() -> None:
-    house = House(default_model="small")
-    await text_of(await house.begin("large"))
-    house.worker.hush()
-    running = await house.begin("large")
-    unloading = asyncio.create_task(house.service.unload())
-    await until(lambda: house.service.resident()[0].draining)
-    generation = await house.begin(None)
-    assert generation.model == "small"
-    house.launcher.workers[0].speak()
-    await text_of(generation)
-    await text_of(running)
-    await unloading
-
-
-@asynchronous
-async def test_no_model_at_all_is_refused() -> None:
-    with pytest.raises(errors.InvalidRequest, match="no model is named") as raised:
-        await House().begin(None)
-    assert raised.value.param == "model"
+    house.store.get = broken  # type: ignore[method-assign]
+    with pytest.raises(errors.StoreUnavailable):
+        await house.begin()
+    assert house.launcher.launches == []
 
 
 @pytest.mark.parametrize(
@@ -180,12 +170,12 @@ def test_what_is_wrong_before_the_load_is_said_at_once(
 ) -> None:
     async def begin() -> None:
         house = House()
-        request = CompletionRequest(
-            prompt=TextPrompt("x"), options=Options(), placement=placement, arrived=0.0
-        )
         with pytest.raises(error):
-            await house.service.begin(request)
+            await house.service.begin(house.request(placement))
         assert house.launcher.launches == []
+        (refused,) = house.told(RequestRefused)
+        assert (refused.model, refused.endpoint) == (placement.model, "completions")
+        assert (refused.outcome, refused.reason) == (Outcome.ERROR, error.code)
 
     asyncio.run(begin())
 
@@ -208,15 +198,75 @@ async def test_a_failed_load_comes_out_of_the_generation() -> None:
 
 
 @asynchronous
-async def test_a_full_queue_comes_out_of_the_generation() -> None:
+async def test_a_full_queue_is_said_at_once() -> None:
     house = House(max_requests=1)
     house.launcher.hold()
     first = await house.begin()
     await house.launcher.launching.wait()
     with pytest.raises(errors.QueueFull):
-        await (await house.begin()).next()
+        await house.begin()
+    (refused,) = house.told(RequestRefused)
+    assert (refused.outcome, refused.reason) == (Outcome.REJECTED, "rate_limit_error")
     house.launcher.go()
     await text_of(first)
+
+
+@asynchronous
+async def test_a_wait_for_a_turn_in_the_engine_ends_too() -> None:
+    house = House()
+    await text_of(await house.begin())
+
+    async def never(prompt: object, params: object, deliver: object) -> None:
+        await asyncio.Event().wait()
+
+    house.worker.generate = never  # type: ignore[method-assign]
+    house.service._queue_timeout_s = 0.0
+    generation = await house.begin()
+    with pytest.raises(errors.NoCapacity, match="did not begin"):
+        await generation.next()
+    assert generation.task is not None
+    await asyncio.wait({generation.task})
+    assert house.leases == 0
+    assert house.told(RequestFinished)[-1].outcome is Outcome.REJECTED
+
+
+@asynchronous
+async def test_what_became_of_a_request_is_told_before_its_reader_hears_the_end() -> None:
+    house = House()
+    generation = await house.begin()
+    while not isinstance(await generation.next(), Finished):
+        pass
+    (finished,) = house.told(RequestFinished)
+    assert (finished.outcome, finished.reason) == (Outcome.OK, "length")
+    assert (finished.model, finished.device, finished.dtype) == ("small", "cpu", "int4")
+    assert (finished.prompt_tokens, finished.completion_tokens) == (4, 3)
+    assert len(finished.token_gaps) == 2
+    assert generation.task is not None
+    await asyncio.wait({generation.task})
+    assert house.told(RequestFinished) == [finished]
+
+
+@asynchronous
+async def test_a_request_that_its_client_left_was_cancelled() -> None:
+    house = House()
+    generation = await house.begin(max_length=FOREVER)
+    await generation.next()
+    generation.cancel()
+    assert generation.task is not None
+    await asyncio.wait({generation.task})
+    (finished,) = house.told(RequestFinished)
+    assert (finished.outcome, finished.reason) == (Outcome.CANCELLED, "cancelled")
+
+
+@asynchronous
+async def test_a_request_cancelled_before_it_ran_gives_its_lease_back() -> None:
+    house = House()
+    generation = await house.begin()
+    generation.cancel()
+    assert generation.task is not None
+    await asyncio.wait({generation.task})
+    assert house.leases == 0
+    assert len(house.told(RequestFinished)) == 1
 
 
 @asynchronous
@@ -229,6 +279,7 @@ async def test_a_lost_worker_comes_out_after_what_it_said() -> None:
         while True:
             await generation.next()
     assert generation.reason == ""
+    assert house.told(RequestFinished)[-1].reason == "worker_lost"
 
 
 @asynchronous
@@ -324,31 +375,6 @@ async def test_aborting_does_not_touch_what_is_over() -> None:
 
 
 @asynchronous
-async def test_loading_makes_resident_and_leases_nothing() -> None:
-    house = House()
-    info = await house.service.load(Placement(model="large"))
-    assert info.name == "large"
-    (slot,) = house.service.resident()
-    assert (slot.info.name, slot.leases) == ("large", set())
-
-
-@asynchronous
-async def test_unloading_takes_a_device_by_its_name() -> None:
-    house = House(devices=(Device.NPU, Device.CPU))
-    await house.service.load(Placement(model="small"))
-    await house.service.load(Placement(model="small", device="cpu"))
-    assert await house.service.unload(device="npu") == 1
-    assert [slot.device for slot in house.service.resident()] == [Device.CPU]
-    with pytest.raises(errors.DeviceUnavailable):
-        await house.service.unload(device="igpu")
-
-
-@asynchronous
-async def test_the_checkpoints_are_the_catalogues() -> None:
-    assert [info.name for info in await House().service.checkpoints()] == ["large", "small"]
-
-
-@asynchronous
 async def test_figures_are_numbers_and_names_and_never_text() -> None:
     generation = await House().begin()
     await text_of(generation)
@@ -361,7 +387,7 @@ async def test_figures_are_numbers_and_names_and_never_text() -> None:
 
 
 def timed(*events: Started | Token | Finished) -> Generation:
-    generation = new_generation(arrived=100.0)
+    generation = new_generation(arrived=100.0, clock=lambda: 104.5)
     for event in events:
         generation.take(event)
     return generation
@@ -376,7 +402,7 @@ def test_times_count_from_arrival() -> None:
         Finished(1, "", FinishReason.STOP),
     )
     figures = generation.figures()
-    assert figures["time_to_first_token"] == 3.0
+    assert figures["time_to_first_token"] == 4.5  # by the daemon's own clock, when it passes on
     assert figures["time_per_output_token"] == 2.0
     assert (figures["cached_tokens"], figures["completion_tokens"]) == (2, 3)
 

@@ -40,7 +40,9 @@ Event = Started | Token | Finished
 async def launch(behave: Behave, behaviour: str = "worker", **bounds: float) -> WorkerClient:
     behave(behaviour)
     settings = WorkerSettings(**{"stop_timeout_s": 8.0, **bounds})  # type: ignore[arg-type]
-    return await ProcessLauncher(settings).launch(checkpoint("small"), Device.CPU)
+    return await ProcessLauncher(
+        settings, threads=1, execution_providers={Device.CPU: "cpu"}
+    ).launch(checkpoint("small"), Device.CPU)
 
 
 async def ask(worker: WorkerClient, text: str, events: list[Event] | None = None) -> list[Event]:

@@ -234,6 +234,6 @@ def test_a_command_that_a_serving_worker_cannot_obey_is_a_bug(
     talk: Callable[..., Conversation],
 ) -> None:
     conversation = talk()
-    conversation.inbox.put(Load("/x", 1, 1, 1, 1))
+    conversation.inbox.put(Load("/x", "cpu", 1, 1, 1, 1))
     with pytest.raises(TypeError, match="got Load"):
         Loop(conversation.engine, conversation.vocabulary, conversation.inbox, lambda _: None).run()

@@ -583,7 +583,7 @@ class TestClose:
 def test_hits_on_zipf_traces_are_those_of_an_lru(room: int, min_residency_s: float) -> None:
     world = World({Device.CPU: budget(room, 1000)}, min_residency_s=min_residency_s)
     models = [model(f"m{n}") for n in range(30)]
-    chance = random.Random(7)
+    chance = random.Random(7)  # noqa: S311
     weights = [1 / (rank + 1) for rank in range(len(models))]
     cache: OrderedDict[str, None] = OrderedDict()
     hits = reference = 0
@@ -718,4 +718,4 @@ class Chaos(RuleBasedStateMachine):
 
 
 TestChaos = Chaos.TestCase
-TestChaos.settings = settings(max_examples=3000, stateful_step_count=60, deadline=None)
+TestChaos.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
