@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Callable, MutableMapping
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -42,27 +41,14 @@ def open_house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
     async def house(**settings: Any) -> AsyncGenerator[House]:
         launcher = FakeLauncher("so", " it", " goes")
         directories = {"cache_dir": str(tmp_path), "state_dir": str(tmp_path / "state")}
-        async with open_app(Settings(**directories, **settings), launcher=launcher) as application:
-            transport = httpx.ASGITransport(application.asgi)  # type: ignore[arg-type]
-            async with (
-                lifespan(application.asgi),
-                httpx.AsyncClient(transport=transport, base_url="http://house") as client,
-            ):
-                yield House(application, launcher, client)
+        async with (
+            open_app(Settings(**directories, **settings), launcher=launcher) as application,
+            httpx.AsyncClient(transport=_transport(application), base_url="http://house") as client,
+        ):
+            yield House(application, launcher, client)
 
     return house
 
 
-@asynccontextmanager
-async def lifespan(app: Any) -> AsyncGenerator[None]:
-    """What a server does around an application."""
-    orders: asyncio.Queue[dict[str, str]] = asyncio.Queue()
-    answers: asyncio.Queue[MutableMapping[str, Any]] = asyncio.Queue()
-    running = asyncio.create_task(app({"type": "lifespan"}, orders.get, answers.put))
-    for phase in ("startup", "shutdown"):
-        await orders.put({"type": f"lifespan.{phase}"})
-        answer = await answers.get()
-        assert answer["type"] == f"lifespan.{phase}.complete", answer
-        if phase == "startup":
-            yield
-    await running
+def _transport(application: Application) -> httpx.ASGITransport:
+    return httpx.ASGITransport(application.asgi)  # type: ignore[arg-type]

@@ -1,0 +1,108 @@
+"""What `/schema` says against what a real daemon does, by requests that nobody thought of."""
+
+from __future__ import annotations
+
+import functools
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import schemathesis
+from requests.adapters import HTTPAdapter
+from schemathesis.config import SchemathesisConfig
+from schemathesis.engine import Status, events, from_schema
+from urllib3.connection import HTTPConnection
+from urllib3.connectionpool import HTTPConnectionPool
+
+from tests.daemon import Daemon
+
+KEY = "the key of a tester"
+CONFIG = {
+    "seed": 1,
+    "base-url": "http://daemon",
+    "headers": {"Authorization": f"Bearer {KEY}"},
+    "cache": {"enabled": False},
+    "generation": {"max-examples": 5, "deterministic": True},
+    "phases": {"stateful": {"enabled": False}},  # no answer leads to another request
+    "checks": {
+        # What is right by its schema may name a device, a dtype or a model that is not here.
+        "positive_data_acceptance": {"enabled": False},
+    },
+}
+
+
+class UnixConnection(HTTPConnection):
+    """To a Unix socket, whatever the URL says."""
+
+    def __init__(self, path: Path, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(60)
+        self.sock.connect(str(self._path))
+
+
+class UnixAdapter(HTTPAdapter):
+    """requests, over a Unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        class Pool(HTTPConnectionPool):
+            ConnectionCls = functools.partial(UnixConnection, self._path)  # type: ignore[assignment]
+
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {"http": Pool}
+
+
+@pytest.fixture
+def keyed_daemon(cache_dir: Path, tmp_path: Path) -> Iterator[Daemon]:
+    """A daemon that asks for a key, and whose answers are short where nothing else is said."""
+    settings = {
+        "LEMONADE_CACHE_DIR": str(cache_dir),
+        "LEMONADE_STATE_DIR": str(tmp_path / "state"),
+        "LEMONADE_API_KEYS__TESTER": KEY,
+        "LEMONADE_PARAMETERS__MAX_LENGTH": "1",
+    }
+    daemon = Daemon.start(tmp_path, settings)
+    yield daemon
+    daemon.kill()
+
+
+def test_the_daemon_does_what_its_description_says(
+    keyed_daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with UnixAdapter(keyed_daemon.socket) as adapter:
+        monkeypatch.setattr(requests.Session, "get_adapter", lambda *_, **__: adapter)
+        document = keyed_daemon.client.get("/schema/openapi.json", headers=CONFIG["headers"]).json()
+        described = schemathesis.openapi.from_dict(
+            document, config=SchemathesisConfig.from_dict(CONFIG)
+        )
+        run = list(from_schema(described).execute())
+    assert not [event for event in run if isinstance(event, events.NonFatalError)]
+    assert not [event for event in run if isinstance(event, events.FatalError)]
+    scenarios = [event for event in run if isinstance(event, events.ScenarioFinished)]
+    tried = {s.label for s in scenarios if s.status is Status.SUCCESS}
+    wrong = [failure for scenario in scenarios for failure in failures(scenario)]
+    assert not wrong, "\n\n".join(wrong)
+    assert {label for label in tried if "/" in label} == {
+        f"{verb.upper()} {path}" for path, item in document["paths"].items() for verb in item
+    }
+    assert keyed_daemon.process.poll() is None
+
+
+def failures(scenario: events.ScenarioFinished) -> Iterator[str]:
+    """What was found, with the request that found it."""
+    recorder = scenario.recorder
+    for case, checks in recorder.checks.items():
+        for check in checks:
+            if check.failure_info:
+                sent = recorder.interactions[case].request
+                yield f"{check.name}: {check.failure_info.failure}\n{sent.method} {sent.uri}"
