@@ -132,7 +132,9 @@ def test_health_names_what_is_loaded_and_changes_nothing(start_daemon: StartDaem
     first, second = daemon.health(), daemon.health()
     assert first["status"] == "ok"
     assert first["model_loaded"] == MODEL
-    assert first["devices"] == ["cpu"]
+    (cpu,) = first["devices"]
+    assert (cpu["device"], cpu["models"]) == ("cpu", 1)
+    assert first["max_models"] == {"cpu": cpu["max_models"]}
     (before,), (after,) = first["all_models_loaded"], second["all_models_loaded"]
     assert abs(before["last_use"] - after["last_use"]) < 0.1
     assert not after["is_busy"]

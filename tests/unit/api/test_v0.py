@@ -10,6 +10,7 @@ import pytest
 from lemonade_serve import __version__, errors
 from lemonade_serve.api.errors import show
 from lemonade_serve.api.v0.completions import SpecWriter
+from lemonade_serve.settings import Device, Devices
 from tests.fakes import asynchronous
 from tests.unit.api.conftest import House, Open
 from tests.unit.api.test_openai import events, generation
@@ -190,7 +191,8 @@ def test_a_load_that_cannot_be_says_why(
 
 @asynchronous
 async def test_health_of_an_empty_house(open_house: Open) -> None:
-    async with open_house() as house:
+    cpu = Device(execution_provider="cpu", memory_budget=1 << 30)
+    async with open_house(devices=Devices(cpu=cpu)) as house:
         assert await health(house) == {
             "status": "ok",
             "model_loaded": None,

@@ -1,13 +1,10 @@
-"""`/metrics` over HTTP."""
+"""The metrics as text."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-from litestar.testing import TestClient, create_test_client
 
-from lemonade_serve.telemetry.exposition import metrics_route
+from lemonade_serve.telemetry.exposition import expose
 from tests.unit.telemetry.house import OPENMETRICS, House, finished, loaded, slot
 
 TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -32,12 +29,6 @@ def house() -> House:
     return house
 
 
-@pytest.fixture
-def client(house: House) -> Iterator[TestClient]:
-    with create_test_client(metrics_route(house.metrics)) as client:
-        yield client
-
-
 @pytest.mark.parametrize(
     ("accept", "content_type"),
     [
@@ -52,11 +43,10 @@ def client(house: House) -> Iterator[TestClient]:
         (PROMETHEUS_3, OPENMETRICS_TYPE),
     ],
 )
-def test_who_scrapes_chooses_the_format(client: TestClient, accept: str, content_type: str) -> None:
-    answer = client.get("/metrics", headers={"Accept": accept})
-    assert answer.status_code == 200
-    assert answer.headers["content-type"] == content_type
-    assert answer.text.endswith("# EOF\n") == (content_type == OPENMETRICS_TYPE)
+def test_who_scrapes_chooses_the_format(house: House, accept: str, content_type: str) -> None:
+    text, said = expose(house.metrics, accept)
+    assert said == content_type
+    assert text.endswith(b"# EOF\n") == (content_type == OPENMETRICS_TYPE)
 
 
 def test_both_formats_say_the_same(house: House) -> None:
@@ -69,9 +59,9 @@ def test_both_formats_say_the_same(house: House) -> None:
             assert family.samples == openmetrics[name].samples
 
 
-def test_a_scrape_changes_nothing(house: House, client: TestClient) -> None:
+def test_a_scrape_changes_nothing(house: House) -> None:
     def ours() -> list[str]:
-        lines = client.get("/metrics").text.splitlines()
+        lines = expose(house.metrics, "")[0].decode().splitlines()
         return [line for line in lines if line.startswith("lemonade_")]
 
     slots = list(house.slots)
@@ -79,10 +69,6 @@ def test_a_scrape_changes_nothing(house: House, client: TestClient) -> None:
     assert house.slots == slots
 
 
-def test_it_is_for_reading_only(client: TestClient) -> None:
-    assert client.post("/metrics").status_code == 405
-
-
-def test_it_answers_while_draining(house: House, client: TestClient) -> None:
+def test_draining_is_said(house: House) -> None:
     house.draining = True
-    assert "\nlemonade_draining 1.0\n" in client.get("/metrics").text
+    assert b"\nlemonade_draining 1.0\n" in expose(house.metrics, "")[0]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
-from lemonade_serve.domain.events import Departure, Outcome
+from lemonade_serve.domain.events import CatalogueListed, Departure, Outcome
 from lemonade_serve.telemetry.metrics import ENDPOINTS
 from tests.unit.telemetry.house import (
     WHERE,
@@ -17,6 +17,7 @@ from tests.unit.telemetry.house import (
     loaded,
     refused,
     requested,
+    slot,
     unloaded,
 )
 
@@ -285,6 +286,19 @@ def test_a_model_that_was_forgotten_is_other_and_then_starts_anew(house: House) 
     assert house.of("model_loads_total", outcome="ok") == 1
     assert house.of("generated_tokens_total") == 0
     assert restarts(house) == 0
+
+
+def test_what_is_neither_on_disk_nor_in_memory_is_forgotten(house: House) -> None:
+    house.metrics.know(["gone", "resident", "kept"])
+    house.slots = [slot(model="resident")]
+    house.see(CatalogueListed(models=frozenset({"kept", "new"})))
+    models = {
+        sample.labels.get("model")
+        for family in house.scrape().values()
+        for sample in family.samples
+    }
+    assert "gone" not in models
+    assert {"resident", "kept", "new"} <= models
 
 
 def test_forgetting_what_was_never_there_is_nothing(house: House) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lemonade_serve.domain.events import Outcome
+from lemonade_serve.domain.events import CatalogueListed, Outcome
 from lemonade_serve.domain.ports import LastRequests
 from lemonade_serve.telemetry.stats import StatsObserver
 from tests.unit.telemetry.house import finished, loaded, refused, requested
@@ -48,8 +48,7 @@ def test_a_forgotten_model_has_no_last_request(stats: StatsObserver) -> None:
     large, small = finished(model="large"), finished(model="small")
     stats.observe(large)
     stats.observe(small)
-    stats.forget("small")
-    stats.forget("no-such-model")
+    stats.observe(CatalogueListed(models=frozenset({"large"})))
     assert stats.last("small") is None
     assert stats.last("large") is large
     assert stats.last() is small
