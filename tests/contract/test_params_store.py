@@ -366,7 +366,7 @@ class TestFailing:
     async def test_what_takes_too_long_is_unavailable(self, house: Any) -> None:
         async with house.open() as store:
             await store.edit("somebody", "", to(seed=1))
-        async with house.open(timeout_s=0.1) as store:
+        async with house.open(timeout_s=0.5) as store:
             async with house.no_writing():
                 edits = [store.edit("somebody", "", to(seed=2)) for _ in range(8)]
                 ended = await asyncio.gather(*edits, return_exceptions=True)
@@ -528,16 +528,16 @@ class TestPostgres:
     @asynchronous
     async def test_connections_that_hang_are_replaced(self, postgres: Postgres) -> None:
         house = PostgresHouse(postgres)
-        async with house.open(timeout_s=0.3) as store:
-            await asyncio.gather(*(store.edit("somebody", "", one_more) for _ in range(20)))
+        async with house.open(timeout_s=1) as store:
+            await store.edit("somebody", "", one_more)
             with postgres.connections_hang():
                 with pytest.raises(errors.StoreUnavailable):
                     await store.edit("somebody", "", one_more)
                 while True:
                     with contextlib.suppress(errors.StoreUnavailable):
-                        assert await store.get("somebody") == Options(seed=20)
+                        assert await store.get("somebody") == Options(seed=1)
                         break
-            assert (await store.edit("somebody", "", one_more)).seed in (21, 22)
+            assert (await store.edit("somebody", "", one_more)).seed in (2, 3)
 
 
 async def numbers(house: House) -> list[int]:
