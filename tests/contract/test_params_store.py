@@ -397,6 +397,20 @@ class TestFailing:
             assert (await store.get("somebody")).seed in range(1, 42)
 
     @keeping
+    def test_what_a_client_keeps_is_never_logged(
+        self, house: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async def use() -> None:
+            async with house.open() as store:
+                await store.edit("secretive", "", to(stop="secret"))
+                await store.edit("secretive", "", one_more)
+                await store.get("secretive")
+
+        with caplog.at_level("DEBUG"):
+            asyncio.run(use())
+        assert "secret" not in caplog.text
+
+    @keeping
     @asynchronous
     async def test_a_store_that_is_closed_says_so(self, house: House) -> None:
         async with house.open() as store:
