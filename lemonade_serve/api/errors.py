@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import structlog
 from litestar import MediaType, Request, Response
-from litestar.exceptions import HTTPException, SerializationException, ValidationException
+from litestar.exceptions import HTTPException, ValidationException
 
 from lemonade_serve import errors
 
@@ -52,7 +52,7 @@ SPEC_ROUTES = frozenset(
 """The names under /api/v0 that speak the Lemonade specification; all others are OpenAI's."""
 
 _MALFORMED = "JSON is malformed"
-_NO_BODY = "the request has no body: send a JSON object"
+_PLACE = re.compile(r" - at `\$\.?(?P<name>[^`]*)`$")
 _UNKNOWN_FIELD = re.compile(r"unknown field `(?P<name>[^`]*)`")
 
 
@@ -131,26 +131,34 @@ def show(error: BaseException) -> Shown:
         return Shown(400, "invalid_request_error", "invalid_request_error", message)
     if isinstance(error, HTTPException) and error.status_code < 500:
         code = _STATUS_CODE.get(error.status_code, "invalid_request_error")
-        message = error.detail
-        if isinstance(error.__context__, SerializationException):
-            message = f"{_MALFORMED}: {message.removeprefix(f'{_MALFORMED}: ')}"
-        return Shown(error.status_code, "invalid_request_error", code, message)
+        return Shown(error.status_code, "invalid_request_error", code, error.detail)
     return Shown(500, "server_error", "server_error", "internal error; the server's log says more")
 
 
+def invalid_body(error: ValueError) -> errors.InvalidRequest:
+    """What msgspec says of a body, as an error that names the field."""
+    message = str(error)
+    if not isinstance(error, msgspec.ValidationError):
+        message = f"{_MALFORMED}: {message.removeprefix(f'{_MALFORMED}: ')}"
+        return errors.InvalidRequest(message)
+    place = _PLACE.search(message)
+    message, param = _named(_PLACE.sub("", message), place["name"] if place else None)
+    return errors.InvalidRequest(message, param=param)
+
+
 def _invalid(error: ValidationException) -> tuple[str, str | None]:
-    """Which field is wrong, and how."""
+    """Which parameter of a query is wrong, and how."""
     details = error.extra if isinstance(error.extra, list) else []
     for detail in details:
-        message, param = str(detail.get("message", "")), detail.get("key")
-        if param == "data":  # Litestar's word for the body as a whole
-            param = None
-            message = _NO_BODY if message == "'data'" else message
-        if unknown := _UNKNOWN_FIELD.search(message):
-            param = ".".join(filter(None, [param, unknown["name"]]))
-            return f"there is no parameter {param!r} here", param
-        return (f"{param}: {message}" if param else message), param
+        return _named(str(detail.get("message", "")), detail.get("key"))
     return error.detail, None
+
+
+def _named(message: str, param: str | None) -> tuple[str, str | None]:
+    if unknown := _UNKNOWN_FIELD.search(message):
+        param = ".".join(filter(None, [param, unknown["name"]]))
+        return f"there is no parameter {param!r} here", param
+    return (f"{param}: {message}" if param else message), param or None
 
 
 def report(event: str, error: Exception) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from lemonade_serve import errors
+
 _WORDS = r"^(-?[0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)?$"
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -18,8 +20,12 @@ KeepAlive = Annotated[float, Meta(ge=-1e9, le=1e9)] | Words
 
 
 def seconds(keep_alive: float | str | None) -> float | None:
-    """As the domain wants it; `keep_alive` is within its bounds."""
+    """As the domain wants it. Raises InvalidRequest for words that are none of these."""
     if not isinstance(keep_alive, str):
         return keep_alive
-    number, unit = re.findall(_WORDS, keep_alive)[0]
-    return float(number) * _UNITS[unit or "s"]
+    if not (match := re.fullmatch(_WORDS, keep_alive)):
+        raise errors.InvalidRequest(
+            "keep_alive is a number of seconds, or a number with ms, s, m or h after it",
+            param="keep_alive",
+        )
+    return float(match[1]) * _UNITS[match[2] or "s"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import socket
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from urllib3.connectionpool import HTTPConnectionPool
 
 from tests.daemon import Daemon
 
-KEY = "the key of a tester"
+KEY = "a-testers-key"
 CONFIG = {
     "seed": 1,
     "base-url": "http://daemon",
@@ -79,7 +80,7 @@ def keyed_daemon(cache_dir: Path, tmp_path: Path) -> Iterator[Daemon]:
 def test_the_daemon_does_what_its_description_says(
     keyed_daemon: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with UnixAdapter(keyed_daemon.socket) as adapter:
+    with closing(UnixAdapter(keyed_daemon.socket)) as adapter:
         monkeypatch.setattr(requests.Session, "get_adapter", lambda *_, **__: adapter)
         document = keyed_daemon.client.get("/schema/openapi.json", headers=CONFIG["headers"]).json()
         described = schemathesis.openapi.from_dict(

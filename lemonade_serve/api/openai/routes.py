@@ -8,13 +8,14 @@ from typing import Any
 
 from litestar import Request, Response, Router, get, post
 from litestar.handlers import HTTPRouteHandler
-from litestar.params import FromPath, JSONBody
+from litestar.params import FromPath
 from litestar.response import Stream
 from litestar.types import OperationIDCreator
 
 from lemonade_serve import errors
 from lemonade_serve.api import answer
 from lemonade_serve.api.access import exchange_of
+from lemonade_serve.api.body import Body
 from lemonade_serve.api.deps import Bounds, Finder, Service
 from lemonade_serve.api.keep_alive import seconds
 from lemonade_serve.api.openai import schemas
@@ -31,10 +32,14 @@ from lemonade_serve.domain.completion import (
 )
 
 _MODEL = "SmolLM2-135M-Instruct"
-_PLAIN = {"model": _MODEL, "prompt": "The capital of France is", "max_tokens": 16}
-_MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
-_CHAT = {"model": _MODEL, "messages": _MESSAGES, "max_tokens": 16}
 _STREAMED = {"stream": True, "stream_options": {"include_usage": True}}
+_PLAIN = {"model": _MODEL, "prompt": "The capital of France is", "max_tokens": 16}
+_COMPLETION = Body(
+    schemas.CompletionRequest, {"whole": _PLAIN, "streamed": {**_PLAIN, **_STREAMED}}
+)
+_MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
+_SHORT = {"model": _MODEL, "messages": _MESSAGES, "max_tokens": 16}
+_CHAT = Body(schemas.ChatRequest, {"whole": _SHORT, "streamed": {**_SHORT, **_STREAMED}})
 _STREAM = """\
 data: {"id":"…","object":"…","created":1767225600,"model":"SmolLM2-135M-Instruct","choices":[…]}
 
@@ -56,17 +61,15 @@ def _named(operation: str) -> OperationIDCreator:
     "/completions",
     status_code=200,
     operation_id=_named("create_completion"),
-    opt=told(
-        GENERATION, stream=_STREAM, examples={"whole": _PLAIN, "streamed": {**_PLAIN, **_STREAMED}}
-    ),
+    opt=told(GENERATION, body=_COMPLETION, stream=_STREAM),
 )
 async def create_completion(
     request: Request[Any, Any, Any],
-    data: JSONBody[schemas.CompletionRequest],
     service: Service,
     bounds: Bounds,
 ) -> Response[schemas.Completion] | Stream:
     """Continue a prompt."""
+    data = await _COMPLETION.read(request)
     prompt = _prompt(data.prompt)
     writer = CompletionWriter(include_usage=_include_usage(data))
     wanted = _wanted(request, data, prompt, data.max_tokens, "completions")
@@ -80,17 +83,15 @@ async def create_completion(
     "/chat/completions",
     status_code=200,
     operation_id=_named("create_chat_completion"),
-    opt=told(
-        GENERATION, stream=_STREAM, examples={"whole": _CHAT, "streamed": {**_CHAT, **_STREAMED}}
-    ),
+    opt=told(GENERATION, body=_CHAT, stream=_STREAM),
 )
 async def create_chat_completion(
     request: Request[Any, Any, Any],
-    data: JSONBody[schemas.ChatRequest],
     service: Service,
     bounds: Bounds,
 ) -> Response[schemas.ChatCompletion] | Stream:
     """Answer a chat, by the model's own template."""
+    data = await _CHAT.read(request)
     prompt = ChatPrompt(tuple(Message(m.role, _content(m)) for m in data.messages))
     writer = ChatWriter(include_usage=_include_usage(data))
     limit = data.max_completion_tokens or data.max_tokens

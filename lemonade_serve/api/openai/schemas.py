@@ -71,7 +71,8 @@ class CompletionRequest(Request, frozen=True, kw_only=True, forbid_unknown_field
     prompt: str | list[Any]
 
 
-class TextPart(msgspec.Struct, frozen=True, tag="text", forbid_unknown_fields=True):
+class TextPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    type: Literal["text"]
     text: str
 
 

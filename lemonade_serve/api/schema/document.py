@@ -15,9 +15,9 @@ from litestar import Litestar, Response
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import PathParameter, QueryParameter
 from litestar.routes import HTTPRoute
-from litestar.types.empty import Empty
 
 from lemonade_serve import __version__
+from lemonade_serve.api.body import Body
 from lemonade_serve.api.clients import CLIENT_ID
 from lemonade_serve.api.errors import OpenAIError, SpecError, speaks_spec
 from lemonade_serve.api.schema.told import Told
@@ -101,8 +101,8 @@ class _Describer:
             },
             "security": [] if open_to_all else [{"key": []}] if self._keys else [{}, {"key": []}],
         }
-        if body := self._body(handler, told):
-            operation["requestBody"] = body
+        if told.body:
+            operation["requestBody"] = self._body(told.body)
         return operation
 
     def _refuses(self, told: Told, open_to_all: bool) -> list[int]:
@@ -122,16 +122,10 @@ class _Describer:
                         schema["default"] = default
                     yield {"name": name, "in": place, "required": required, "schema": schema}
 
-    def _body(self, handler: HTTPRouteHandler, told: Told) -> Json | None:
-        examples = {title: {"value": value} for title, value in told.examples.items()}
-        if field := handler.parsed_fn_signature.parameters.get("data"):
-            kind, required = get_type_hints(handler.fn)["data"], field.default is Empty
-        elif told.body:
-            kind, required = told.body, False
-        else:
-            return None
-        content = {"schema": self._schema(kind), "examples": examples}
-        return {"required": required, "content": {"application/json": content}}
+    def _body(self, body: Body[Any]) -> Json:
+        examples = {title: {"value": value} for title, value in body.examples.items()}
+        content = {"schema": self._schema(body.accepted), "examples": examples}
+        return {"required": not body.optional, "content": {"application/json": content}}
 
     def _success(self, handler: HTTPRouteHandler, told: Told) -> Json:
         kind = _answer(get_type_hints(handler.fn)["return"])
@@ -139,8 +133,8 @@ class _Describer:
         schema = _TEXT if kind is bytes else self._schema(kind)
         content: Json = {media_type or "application/json": {"schema": schema}}
         if told.stream:
-            examples = {"stream": {"value": told.stream}}
-            content["text/event-stream"] = {"schema": _TEXT, "examples": examples}
+            # No schema: to some an event is what it describes, and to others the whole stream.
+            content["text/event-stream"] = {"examples": {"stream": {"value": told.stream}}}
         return {
             "description": "Success.",
             "headers": {"X-Request-Id": _REQUEST_ID},

@@ -54,7 +54,7 @@ _TEMPLATE = """\
     {% for status, response in operation.responses.items() %}
     <tr><td><code>{{ status }}</code><td>{{ response.description }}
       <td>{% for media_type, content in response.content.items() %}
-        <code>{{ media_type }}</code> {{ named(content.schema) }}{{ ", " if not loop.last }}
+        <code>{{ media_type }}</code> {{ named(content.get("schema", {})) }}
       {% endfor %}
     {% endfor %}
   </table>
@@ -66,7 +66,7 @@ _TEMPLATE = """\
 <h2>Bodies</h2>
 {% for name, schema in components.schemas.items() %}
 <details id="{{ name }}"><summary><code>{{ name }}</code></summary>
-  <p>{{ schema.description }}
+  <p>{{ schema.get("description", "") }}
   <pre>{{ pretty(schema) }}</pre>
 </details>
 {% endfor %}

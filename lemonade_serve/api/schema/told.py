@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+
+from lemonade_serve.api.body import Body
 
 ALL = frozenset({400, 401, 403, 500, 503})
 """What any route may answer: who asks and from where is checked, and it may fail or drain."""
@@ -19,26 +20,20 @@ READY = frozenset({503})
 SCRAPE = ALL - {503}
 
 
-Examples = Mapping[str, Mapping[str, Any]]
-"""Bodies, by title."""
-
-
 class Told(msgspec.Struct, frozen=True, kw_only=True):
-    """`refuses`: the statuses of its errors. `body`: that of a verb which Litestar reads none for;
-    `examples`: of any body, by title. `stream`: an example of what it answers when it streams."""
+    """`refuses`: the statuses of its errors. `stream`: an example of what it answers when it
+    streams."""
 
     refuses: frozenset[int]
-    body: type[msgspec.Struct] | None
-    examples: Examples
+    body: Body[Any] | None
     stream: str | None
 
 
 def told(
     refuses: frozenset[int] = ALL,
     *,
-    body: type[msgspec.Struct] | None = None,
-    examples: Examples | None = None,
+    body: Body[Any] | None = None,
     stream: str | None = None,
 ) -> dict[str, Told]:
     """A handler's `opt`."""
-    return {"told": Told(refuses=refuses, body=body, examples=examples or {}, stream=stream)}
+    return {"told": Told(refuses=refuses, body=body, stream=stream)}

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from litestar import Request, Response, post
-from litestar.params import JSONBody
 from litestar.response import Stream
 
 from lemonade_serve.api import answer
 from lemonade_serve.api.access import exchange_of
+from lemonade_serve.api.body import Body
 from lemonade_serve.api.deps import Bounds, Service
 from lemonade_serve.api.errors import Shown
 from lemonade_serve.api.keep_alive import seconds
@@ -32,6 +32,26 @@ data: [DONE]
 """
 
 
+_BODY = Body(
+    schemas.CompletionBody,
+    {
+        "specification": {
+            "model": "SmolLM2-135M-Instruct",
+            "prompt": "the meaning of life is",
+        },
+        "streamed": {
+            "model": "SmolLM2-135M-Instruct",
+            "prompt": "the meaning of life is",
+            "stream": True,
+            "max_length": 32,
+            "temperature": 0.2,
+            "stop": ["\n"],
+            "keep_alive": "10m",
+        },
+    },
+)
+
+
 class SpecWriter:
     """`data: {"text": …}`, a last event with finish_reason and usage, `data: [DONE]`."""
 
@@ -49,33 +69,15 @@ class SpecWriter:
     "/completions",
     status_code=200,
     operation_id="complete",
-    opt=told(
-        GENERATION,
-        stream=_STREAM,
-        examples={
-            "specification": {
-                "model": "SmolLM2-135M-Instruct",
-                "prompt": "the meaning of life is",
-            },
-            "streamed": {
-                "model": "SmolLM2-135M-Instruct",
-                "prompt": "the meaning of life is",
-                "stream": True,
-                "max_length": 32,
-                "temperature": 0.2,
-                "stop": ["\n"],
-                "keep_alive": "10m",
-            },
-        },
-    ),
+    opt=told(GENERATION, body=_BODY, stream=_STREAM),
 )
 async def complete(
     request: Request[Any, Any, Any],
-    data: JSONBody[schemas.CompletionBody],
     service: Service,
     bounds: Bounds,
 ) -> Response[schemas.TextCompletion] | Stream:
     """Continue a prompt, with the model that is named or the one used last."""
+    data = await _BODY.read(request)
     exchange = exchange_of(request.scope)
     wanted = CompletionRequest(
         prompt=TextPrompt(data.prompt),

@@ -6,35 +6,39 @@ from typing import Any
 
 import msgspec
 from litestar import Request, delete, get, post
-from litestar.params import FromQuery, JSONBody
+from litestar.params import FromQuery
 
 from lemonade_serve.api.access import exchange_of
+from lemonade_serve.api.body import Body
 from lemonade_serve.api.deps import Finder, Params
-from lemonade_serve.api.schema.told import BODY, MODEL, STORE, Examples, told
+from lemonade_serve.api.schema.told import BODY, MODEL, STORE, told
 from lemonade_serve.api.v0 import schemas
 from lemonade_serve.domain.clients import KEPT
 from lemonade_serve.domain.placement import Locator, Placement
 
-_EXAMPLES: Examples = {
-    "specification": {"temperature": 0.8, "top_p": 0.95, "max_length": 1000},
-    "back to the default": {"temperature": None},
-}
+_BODY = Body(
+    schemas.ParamsBody,
+    {
+        "specification": {"temperature": 0.8, "top_p": 0.95, "max_length": 1000},
+        "back to the default": {"temperature": None},
+    },
+)
 
 
 @post(
     "/params",
     status_code=200,
     operation_id="set_params",
-    opt=told(MODEL | BODY | STORE, examples=_EXAMPLES),
+    opt=told(MODEL | BODY | STORE, body=_BODY),
 )
 async def set_params(
     request: Request[Any, Any, Any],
-    data: JSONBody[schemas.ParamsBody],
     locator: Finder,
     params: Params,
 ) -> schemas.ParamsSet:
     """Keep parameters for whoever asks, over restarts. What is left out stays as it is; nothing is
     kept when a field is wrong."""
+    data = await _BODY.read(request)
     said = {name: getattr(data, name) for name in KEPT}
     changes = {name: value for name, value in said.items() if value is not msgspec.UNSET}
     model = await _scope(data.model, locator)

@@ -7,19 +7,18 @@ from typing import Any
 
 import msgspec
 from litestar import Request, get, post
-from litestar.params import FromQuery, JSONBody
+from litestar.params import FromQuery
 
 from lemonade_serve import __version__, errors
 from lemonade_serve.api.access import exchange_of
+from lemonade_serve.api.body import Body
 from lemonade_serve.api.deps import Finder, LastRequest, Resident
-from lemonade_serve.api.schema.told import BODY, Examples, told
+from lemonade_serve.api.schema.told import BODY, told
 from lemonade_serve.api.v0 import schemas
 from lemonade_serve.domain.placement import Locator
 from lemonade_serve.domain.residency.slot import SlotState, SlotView
 
-_MODELS_EXAMPLES: Examples = {"the server's own": {}}
-
-_body = msgspec.json.Decoder(schemas.ModelsBody)
+_BODY = Body(schemas.ModelsBody, {"the server's own": {}}, optional=True)
 
 
 @get("/health", operation_id="health", opt=told(), sync_to_thread=False)
@@ -58,7 +57,7 @@ def stats(
 @get(
     "/models",
     operation_id="list_checkpoints",
-    opt=told(BODY, body=schemas.ModelsBody, examples=_MODELS_EXAMPLES),
+    opt=told(BODY, body=_BODY),
 )
 async def list_checkpoints(
     request: Request[Any, Any, Any],
@@ -66,7 +65,7 @@ async def list_checkpoints(
     cache_dir: FromQuery[schemas.CacheDir | None] = None,
 ) -> schemas.Checkpoints:
     """The checkpoints on disk; `cache_dir` may come in the query or in a JSON body."""
-    said = await _read(request)
+    said = await _BODY.read(request)
     if said.cache_dir is not None and cache_dir not in (None, said.cache_dir):
         raise errors.InvalidRequest("cache_dir is said twice, and differs", param="cache_dir")
     return await _list(cache_dir if said.cache_dir is None else said.cache_dir, locator)
@@ -76,13 +75,13 @@ async def list_checkpoints(
     "/models",
     status_code=200,
     operation_id="list_checkpoints_by_body",
-    opt=told(BODY, examples=_MODELS_EXAMPLES),
+    opt=told(BODY, body=_BODY),
 )
 async def list_checkpoints_by_body(
-    locator: Finder, data: JSONBody[schemas.ModelsBody | None] = None
+    request: Request[Any, Any, Any], locator: Finder
 ) -> schemas.Checkpoints:
     """As GET, for those whose GET cannot have a body."""
-    return await _list(data.cache_dir if data else None, locator)
+    return await _list((await _BODY.read(request)).cache_dir, locator)
 
 
 def _loaded(slot: SlotView, since: float) -> schemas.LoadedModel:
@@ -103,18 +102,6 @@ def _loaded(slot: SlotView, since: float) -> schemas.LoadedModel:
         last_use=round(since + slot.last_use, 3),
         pid=slot.pid,
     )
-
-
-async def _read(request: Request[Any, Any, Any]) -> schemas.ModelsBody:
-    """The body of a GET: Litestar reads none."""
-    if not (body := await request.body()):
-        return schemas.ModelsBody()
-    try:
-        return _body.decode(body)
-    except msgspec.ValidationError as error:
-        raise errors.InvalidRequest(str(error)) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise errors.InvalidRequest(f"JSON is malformed: {error}") from error
 
 
 async def _list(cache_dir: str | None, locator: Locator) -> schemas.Checkpoints:

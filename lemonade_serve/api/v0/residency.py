@@ -2,44 +2,51 @@
 
 from __future__ import annotations
 
-from litestar import get, post
-from litestar.params import FromQuery, JSONBody
+from typing import Any
 
+from litestar import Request, get, post
+from litestar.params import FromQuery
+
+from lemonade_serve.api.body import Body
 from lemonade_serve.api.deps import Resident
 from lemonade_serve.api.keep_alive import Words, seconds
-from lemonade_serve.api.schema.told import BODY, LOAD, Examples, told
+from lemonade_serve.api.schema.told import BODY, LOAD, told
 from lemonade_serve.api.v0 import schemas
 from lemonade_serve.domain.checkpoint import AUTO
 from lemonade_serve.domain.device import HYBRID
 from lemonade_serve.domain.placement import Placement
 from lemonade_serve.domain.residents import Residents
 
-_LOAD_EXAMPLES: Examples = {
-    "by name": {"model": "SmolLM2-135M-Instruct"},
-    "exactly": {
-        "model": "SmolLM2-135M-Instruct",
-        "device": "cpu",
-        "dtype": "int8",
-        "keep_alive": "1h",
+_MODEL = "SmolLM2-135M-Instruct"
+_LOAD = Body(
+    schemas.LoadBody,
+    {
+        "by name": {"model": _MODEL},
+        "exactly": {"model": _MODEL, "device": "cpu", "dtype": "int8", "keep_alive": "1h"},
     },
-}
-_PIN_EXAMPLES: Examples = {"by name": {"model": "SmolLM2-135M-Instruct"}}
-_UNPIN_EXAMPLES: Examples = {"everything": {}, "one model": {"model": "SmolLM2-135M-Instruct"}}
-_UNLOAD_EXAMPLES: Examples = {
-    **_UNPIN_EXAMPLES,
-    "at once": {"model": "SmolLM2-135M-Instruct", "device": "cpu", "force": True},
-}
+)
+_UNLOAD = Body(
+    schemas.UnloadBody,
+    {
+        "everything": {},
+        "one model": {"model": _MODEL},
+        "at once": {"model": _MODEL, "device": "cpu", "force": True},
+    },
+    optional=True,
+)
+_PIN = Body(schemas.PinBody, {"by name": {"model": _MODEL}})
+_UNPIN = Body(schemas.UnpinBody, {"everything": {}, "one model": {"model": _MODEL}}, optional=True)
 
 
 @post(
     "/load",
     status_code=200,
     operation_id="load",
-    opt=told(LOAD | BODY, examples=_LOAD_EXAMPLES),
+    opt=told(LOAD | BODY, body=_LOAD),
 )
-async def load(data: JSONBody[schemas.LoadBody], residents: Resident) -> schemas.Success:
+async def load(request: Request[Any, Any, Any], residents: Resident) -> schemas.Success:
     """Make a model resident before it is needed."""
-    return await _load(data, residents)
+    return await _load(await _LOAD.read(request), residents)
 
 
 @get("/load", operation_id="load_by_query", opt=told(LOAD))
@@ -62,13 +69,11 @@ async def load_by_query(
     "/unload",
     status_code=200,
     operation_id="unload",
-    opt=told(BODY, examples=_UNLOAD_EXAMPLES),
+    opt=told(BODY, body=_UNLOAD),
 )
-async def unload(
-    residents: Resident, data: JSONBody[schemas.UnloadBody | None] = None
-) -> schemas.Success:
+async def unload(request: Request[Any, Any, Any], residents: Resident) -> schemas.Success:
     """Unload what is named, or everything; running requests finish first unless `force`."""
-    return await _unload(data or schemas.UnloadBody(), residents)
+    return await _unload(await _UNLOAD.read(request), residents)
 
 
 @get("/unload", operation_id="unload_by_query", opt=told())
@@ -82,9 +87,10 @@ async def unload_by_query(
     return await _unload(schemas.UnloadBody(model=model, device=device, force=force), residents)
 
 
-@post("/pin", status_code=200, operation_id="pin", opt=told(LOAD | BODY, examples=_PIN_EXAMPLES))
-async def pin(data: JSONBody[schemas.PinBody], residents: Resident) -> schemas.Success:
+@post("/pin", status_code=200, operation_id="pin", opt=told(LOAD | BODY, body=_PIN))
+async def pin(request: Request[Any, Any, Any], residents: Resident) -> schemas.Success:
     """Make a model resident and let nothing evict it, over restarts, until it is unpinned."""
+    data = await _PIN.read(request)
     placement = Placement(model=data.model, device=data.device, dtype=data.dtype)
     slot = await residents.pin(placement)
     return schemas.Success(
@@ -92,12 +98,10 @@ async def pin(data: JSONBody[schemas.PinBody], residents: Resident) -> schemas.S
     )
 
 
-@post("/unpin", status_code=200, operation_id="unpin", opt=told(BODY, examples=_UNPIN_EXAMPLES))
-async def unpin(
-    residents: Resident, data: JSONBody[schemas.UnpinBody | None] = None
-) -> schemas.Success:
+@post("/unpin", status_code=200, operation_id="unpin", opt=told(BODY, body=_UNPIN))
+async def unpin(request: Request[Any, Any, Any], residents: Resident) -> schemas.Success:
     """Unpin what is named, or everything. It stays resident until its room is needed."""
-    wanted = data or schemas.UnpinBody()
+    wanted = await _UNPIN.read(request)
     count = await residents.unpin(model=wanted.model, device=wanted.device)
     return schemas.Success(
         message="Model unpinned successfully" if count else "No such model was pinned"

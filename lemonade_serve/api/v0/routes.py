@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from litestar import Router
+from litestar.routes import ASGIRoute, HTTPRoute, WebSocketRoute
 
 from lemonade_serve.api.v0.completions import complete
 from lemonade_serve.api.v0.params import forget_params, set_params, show_params
@@ -43,3 +44,14 @@ router = Router(
     guards=[known_query],
     tags=["Lemonade"],
 )
+
+
+def _whole(route: HTTPRoute | ASGIRoute | WebSocketRoute) -> HTTPRoute | ASGIRoute | WebSocketRoute:
+    """With an answer to OPTIONS that knows every verb: Litestar's knows the first one's alone."""
+    if not isinstance(route, HTTPRoute):
+        return route
+    said = [handler for handler in route.route_handlers if "OPTIONS" not in handler.http_methods]
+    return HTTPRoute(path=route.path, route_handlers=said)
+
+
+router.routes = [_whole(route) for route in router.routes]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from lemonade_serve import errors
 from lemonade_serve.api.keep_alive import KeepAlive, Words, seconds
 
 
@@ -45,3 +46,10 @@ def test_anything_else_is_refused(given: object) -> None:
 
 def test_words_are_what_a_query_takes() -> None:
     assert seconds(msgspec.convert("10m", Words)) == 600
+
+
+@pytest.mark.parametrize("words", ["soon", "5m\n", "", "1h30m"])
+def test_words_that_nobody_checked_before_are_refused_by_name(words: str) -> None:
+    with pytest.raises(errors.InvalidRequest, match="keep_alive") as raised:
+        seconds(words)
+    assert raised.value.param == "keep_alive"
