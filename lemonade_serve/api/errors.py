@@ -135,7 +135,7 @@ def show(error: BaseException) -> Shown:
     return Shown(500, "server_error", "server_error", "internal error; the server's log says more")
 
 
-def invalid_body(error: ValueError) -> errors.InvalidRequest:
+def invalid_body(error: msgspec.DecodeError | UnicodeDecodeError) -> errors.InvalidRequest:
     """What msgspec says of a body, as an error that names the field."""
     message = str(error)
     if not isinstance(error, msgspec.ValidationError):

@@ -42,7 +42,7 @@ class OptionsText(TypeDecorator[Options]):
 
 
 class Base(DeclarativeBase):
-    """Not advanced-alchemy's, which takes long to import: only for migrating."""
+    """A constraint has a name of its own, so that a migration can find it."""
 
     metadata = MetaData(naming_convention={"pk": "pk_%(table_name)s"})
 

@@ -13,7 +13,7 @@ from lemonade_serve.store.connections import Connections, connect, lock
 from lemonade_serve.store.models import REVISIONS, VERSION_TABLE
 
 if TYPE_CHECKING:
-    from advanced_alchemy.alembic.commands import AlembicCommands
+    from alembic.config import Config
 
 MIGRATION_TIMEOUT_S = 60.0
 """For each statement of a migration, and for waiting until another daemon has done it."""
@@ -38,39 +38,34 @@ async def migrate(where: Path | str) -> None:
     try:
         async with connections.writing.begin() as connection:
             await lock(connection, "schema")
-            await connection.run_sync(_migrate, connections)
+            await connection.run_sync(_migrate, connections.place)
     finally:
         await connections.writing.dispose()
 
 
-def alembic_commands(connection: Connection, connections: Connections) -> AlembicCommands:
-    """Alembic, on a transaction that has begun. Importing it takes long: only for migrating."""
-    from advanced_alchemy.alembic.commands import AlembicCommands
-    from advanced_alchemy.config import AlembicAsyncConfig, SQLAlchemyAsyncConfig
+def migrations(connection: Connection) -> Config:
+    """Alembic's configuration, for its commands on a connection whose transaction has begun.
+    Importing it takes long: only for migrating."""
+    from alembic.config import Config
 
-    commands = AlembicCommands(
-        SQLAlchemyAsyncConfig(
-            engine_instance=connections.writing,
-            alembic_config=AlembicAsyncConfig(
-                script_location=str(_SCRIPTS), version_table_name=VERSION_TABLE
-            ),
-        )
-    )
-    commands.config.attributes["connection"] = connection
-    return commands
+    config = Config(attributes={"connection": connection})
+    config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
+    return config
 
 
-def _migrate(connection: Connection, connections: Connections) -> None:
+def _migrate(connection: Connection, place: str) -> None:
     revision = _revision(connection)
     if revision == REVISIONS[-1]:
         return
     if revision is not None and revision not in REVISIONS:
         raise SettingsError(
-            f"{connections.place} was made by a newer lemonade-serve; "
+            f"{place} was made by a newer lemonade-serve; "
             "upgrade, or name another state directory or database"
         )
-    alembic_commands(connection, connections).upgrade()
-    log.info("schema_migrated", place=connections.place, revision=REVISIONS[-1])
+    from alembic import command
+
+    command.upgrade(migrations(connection), "head")
+    log.info("schema_migrated", place=place, revision=REVISIONS[-1])
 
 
 def _revision(connection: Connection) -> str | None:
