@@ -32,13 +32,13 @@ from lemonade_serve.domain.completion import (
 )
 
 _MODEL = "SmolLM2-135M-Instruct"
-_STREAMED = {"stream": True, "stream_options": {"include_usage": True}}
-_PLAIN = {"model": _MODEL, "prompt": "The capital of France is", "max_tokens": 16}
+_STREAMED = {"max_tokens": 16, "stream": True, "stream_options": {"include_usage": True}}
+_PLAIN = {"model": _MODEL, "prompt": "The capital of France is"}
 _COMPLETION = Body(
     schemas.CompletionRequest, {"whole": _PLAIN, "streamed": {**_PLAIN, **_STREAMED}}
 )
 _MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
-_SHORT = {"model": _MODEL, "messages": _MESSAGES, "max_tokens": 16}
+_SHORT = {"model": _MODEL, "messages": _MESSAGES}
 _CHAT = Body(schemas.ChatRequest, {"whole": _SHORT, "streamed": {**_SHORT, **_STREAMED}})
 _STREAM = """\
 data: {"id":"…","object":"…","created":1767225600,"model":"SmolLM2-135M-Instruct","choices":[…]}
