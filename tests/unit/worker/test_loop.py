@@ -214,16 +214,29 @@ def test_a_prompt_that_fills_the_context_is_refused(
     assert text(of(2, events)) == "ok"
 
 
+@pytest.mark.parametrize("length", [9, 100])
+def test_a_chat_that_fills_the_context_is_refused_by_its_own_name(
+    make_vocabulary: MakeVocabulary, length: int
+) -> None:
+    template = "{{ messages[0].content }}"
+    vocabulary = make_vocabulary(tokenizer=TOKENIZER, template=template, context_length=8)
+    chat = ChatPrompt((Message("user", "x" * length),))
+    (failure,) = Conversation(vocabulary, "ok").run(generate(1, chat))
+    assert isinstance(failure, Failed)
+    assert failure.code == errors.ContextLengthExceeded.code
+    assert failure.param == "messages"
+
+
 @pytest.mark.parametrize(
     ("prompt", "code", "param"),
     [
         (TokensPrompt((1 << 20,)), "invalid_request_error", "prompt"),
         (TextPrompt(""), "invalid_request_error", "prompt"),
-        (ChatPrompt((Message("user", "hi"),)), "no_chat_template", None),
+        (ChatPrompt((Message("user", "hi"),)), "no_chat_template", "messages"),
     ],
 )
 def test_a_prompt_that_cannot_work_fails_with_what_is_wrong(
-    talk: Callable[..., Conversation], prompt: Prompt, code: str, param: str | None
+    talk: Callable[..., Conversation], prompt: Prompt, code: str, param: str
 ) -> None:
     (event,) = talk().run(generate(1, prompt))
     assert isinstance(event, Failed)
