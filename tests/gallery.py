@@ -33,7 +33,7 @@ SHORT_CONTEXT = 64
 
 class Gallery:
     """`root` is a cache directory with all of these but the guest; `elsewhere` has the guest, and a
-    link `way-out` that leads to `outside`, where nobody may look."""
+    link `way-out` that leads to `outside`, where no client may look."""
 
     def __init__(self, directory: Path, cache_dir: Path) -> None:
         self.root = directory / "gallery"
@@ -50,7 +50,7 @@ class Gallery:
         with (self._hang(self.root / HUGE) / "sparse").open("wb") as file:
             file.truncate(1 << 40)
         self._hang(self.elsewhere / GUEST)
-        self._hang(self.outside / "secret")
+        self.outside.mkdir()
         (self.elsewhere / "way-out").symlink_to(self.outside)
 
     def _hang(self, target: Path, **replaced: bytes) -> Path:

@@ -7,7 +7,8 @@ for the names that it leaves to its reader.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import httpx
@@ -23,7 +24,7 @@ class Endpoint(NamedTuple):
 
     line: str
     response: str
-    more: dict[str, str] = {}
+    more: Mapping[str, str] = MappingProxyType({})
 
 
 COMPLETIONS = Endpoint(
