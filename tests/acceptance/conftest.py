@@ -22,6 +22,7 @@ def house(gallery: Gallery, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         "LEMONADE_DEVICES__NPU__EXECUTION_PROVIDER": "cpu",
         "LEMONADE_DEVICES__NPU__MAX_MODELS": "1",
         "LEMONADE_SERVER__KEEPALIVE_S": "0.05",
+        "LEMONADE_SERVER__STATUS_HOLD_S": "0.05",
         "LEMONADE_WORKER__SEQUENCE_SLOTS": "1",
         "LEMONADE_POOL__MIN_RESIDENCY_S": "0",
     }
