@@ -134,9 +134,9 @@ class Loop:
                 if isinstance(events[-1], Finished):
                     self._forget(request)
                 return events
-            case Broken(request, message):
+            case Broken(request, message, code):
                 self._forget(request)
-                return [Failed(request, errors.GenerationFailed.code, message)]
+                return [Failed(request, code, message)]
 
     def _forget(self, request: int) -> None:
         self._engine.release(request)

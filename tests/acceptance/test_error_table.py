@@ -7,6 +7,7 @@ device, a dtype or a `cache_dir`, and none of the specification's is a chat.
 
 from __future__ import annotations
 
+import resource
 import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -245,6 +246,19 @@ def test_a_generation_that_fails(tight: Daemon) -> None:
         answer = ask(tight, path, model=BENT)
         assert "not numbers" in check(answer, Row(500, "server_error", "generation_failed"))
     assert tight.model()["state"] == "resident"
+
+
+@DIALECTS
+def test_a_device_without_memory(tight: Daemon, path: str) -> None:
+    tight.client.post("/api/v0/unload")
+    load(tight, MODEL)
+    (worker,) = tight.workers()
+    memory = worker.memory_info().vms + 50_000_000
+    resource.prlimit(worker.pid, resource.RLIMIT_AS, (memory, memory))
+    said = {"max_length" if path == SPEC else "max_tokens": 8000}
+    check(ask(tight, path, **said), Row(503, "overloaded", "overloaded", retry=True))
+    assert ask(tight, path, **dict.fromkeys(said, 1)).status_code == 200
+    tight.client.post("/api/v0/unload")
 
 
 def test_nothing_that_could_be_evicted(tight: Daemon) -> None:

@@ -88,6 +88,8 @@ class Conversation:
         said = len(tokens) - 1 - tokens.index(colon)
         if tokens[0] == id_of(TOKENIZER, "!") and said == 1:
             raise RuntimeError("the kernel failed")
+        if tokens[0] == id_of(TOKENIZER, "?") and said == 1:
+            raise MemoryError("there is no memory")
         answer = TOKENIZER.encode(self.answer).ids
         return int(answer[said]) if said < len(answer) else EOS
 
@@ -192,6 +194,14 @@ def test_a_broken_sequence_hurts_no_other(talk: Callable[..., Conversation]) -> 
     events = talk("abc").run(generate(1, "!bad:"), generate(2), generate(3))
     assert of(1, events)[-1] == Failed(1, "generation_failed", "the kernel failed")
     assert text(of(2, events)) == text(of(3, events)) == "abc"
+
+
+def test_a_sequence_that_there_is_no_memory_for_may_come_again(
+    talk: Callable[..., Conversation],
+) -> None:
+    events = talk("abc").run(generate(1, "?big:"), generate(2))
+    assert of(1, events)[-1] == Failed(1, "overloaded", "there is no memory")
+    assert text(of(2, events)) == "abc"
 
 
 def test_a_full_context_ends_with_length(talk: Callable[..., Conversation]) -> None:
