@@ -97,7 +97,7 @@ def ask(daemon: Daemon, path: str, **said: Any) -> httpx.Response:
 
 @pytest.mark.parametrize("path", [SPEC, OPENAI, ALIAS, *CHATS])
 def test_json_that_is_malformed(tight: Daemon, path: str) -> None:
-    for content in ('{"prompt": "x",}', '{"prompt"', "", "[]", "\u0000"):
+    for content in ('{"model": "x",}', '{"model"', "", "[]", "\u0000"):
         answer = tight.client.post(path, content=content.encode())
         check(answer, invalid())
 
