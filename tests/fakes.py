@@ -119,6 +119,9 @@ class FakeEngine:
         try:
             logits[self._script(tokens)] = 100.0
             token = sequence.sampler.sample(logits)
+        except MemoryError as error:
+            del self._running[sequence.id]
+            return Broken(sequence.id, str(error), errors.Unavailable.code)
         except (RuntimeError, errors.GenerationFailed) as error:
             del self._running[sequence.id]
             return Broken(sequence.id, str(error))

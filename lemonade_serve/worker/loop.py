@@ -25,7 +25,7 @@ from lemonade_serve.worker.engines.base import Admitted, Broken, Engine, Sampled
 from lemonade_serve.worker.generation import Generation
 from lemonade_serve.worker.sampler import Sampler
 from lemonade_serve.worker.text import Detokenizer
-from lemonade_serve.worker.vocabulary import Vocabulary
+from lemonade_serve.worker.vocabulary import Vocabulary, field_of
 
 Inbox = queue.SimpleQueue[Command]
 
@@ -102,7 +102,7 @@ class Loop:
                 raise errors.ContextLengthExceeded(
                     f"the prompt has {len(prompt)} tokens; this model's context is "
                     f"{self._vocabulary.context_length}, and at least one is generated",
-                    param="prompt",
+                    param=field_of(command.prompt),
                 )
         except errors.LemonadeError as error:
             self._emit([Failed(request, error.code, error.message, error.param)])
@@ -134,9 +134,9 @@ class Loop:
                 if isinstance(events[-1], Finished):
                     self._forget(request)
                 return events
-            case Broken(request, message):
+            case Broken(request, message, code):
                 self._forget(request)
-                return [Failed(request, errors.GenerationFailed.code, message)]
+                return [Failed(request, code, message)]
 
     def _forget(self, request: int) -> None:
         self._engine.release(request)

@@ -71,20 +71,21 @@ class Vocabulary:
                         f"token ids are 0 to {self.size - 1} for this model", param="prompt"
                     )
             case ChatPrompt(messages):
-                ids = self._tokenise(self.render(messages), add_special_tokens=False)
+                text = self.render(messages)
+                ids = self._tokenise(text, field_of(prompt), add_special_tokens=False)
             case TextPrompt(text):
-                ids = self._tokenise(text, add_special_tokens=True)
+                ids = self._tokenise(text, field_of(prompt), add_special_tokens=True)
         if not ids:
-            raise errors.InvalidRequest("the prompt is empty", param="prompt")
+            raise errors.InvalidRequest("the prompt is empty", param=field_of(prompt))
         return ids
 
-    def _tokenise(self, text: str, *, add_special_tokens: bool) -> list[int]:
+    def _tokenise(self, text: str, field: str, *, add_special_tokens: bool) -> list[int]:
         """Raises ContextLengthExceeded without a look at a text that no tokens could shorten."""
         if len(text) > self._longest_prompt:
             raise errors.ContextLengthExceeded(
                 f"the prompt has {len(text)} characters; this model's context is "
                 f"{self.context_length} tokens",
-                param="prompt",
+                param=field,
             )
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
@@ -97,7 +98,7 @@ class Vocabulary:
     def render(self, messages: Sequence[Message]) -> str:
         """The chat as the model was trained to read it, open for the assistant's turn."""
         if self._template is None:
-            raise errors.NoChatTemplate
+            raise errors.NoChatTemplate(param="messages")
         try:
             return self._template.render(
                 messages=[msgspec.to_builtins(message) for message in messages],
@@ -114,6 +115,11 @@ class Vocabulary:
                 f"the model's chat template fails on these messages: {type(error).__name__}",
                 param="messages",
             ) from None
+
+
+def field_of(prompt: Prompt) -> str:
+    """What a request calls its prompt, for errors."""
+    return "messages" if isinstance(prompt, ChatPrompt) else "prompt"
 
 
 _T = TypeVar("_T")

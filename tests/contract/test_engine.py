@@ -56,6 +56,11 @@ class FailingSampler(Sampler):
         raise errors.GenerationFailed("the model computed nonsense")
 
 
+class HungrySampler(Sampler):
+    def sample(self, logits: Logits) -> int:
+        raise MemoryError("there is no memory")
+
+
 def sequence(
     id: int, prompt: list[int] = PROMPT, kind: Callable[..., Sampler] = Sampler
 ) -> Sequence:
@@ -174,4 +179,11 @@ def test_a_broken_sequence_is_forgotten_and_hurts_no_other(engine: Engine) -> No
     assert broken == [Broken(1, "the model computed nonsense")]
     assert tokens(steps, 1) == []
     engine.release(2)
+    assert engine.idle
+
+
+def test_what_there_is_no_memory_for_may_be_asked_again(engine: Engine) -> None:
+    engine.submit(sequence(1, PROMPT, HungrySampler))
+    steps = stepped(engine, lambda steps: any(isinstance(step, Broken) for step in steps))
+    assert steps[-1] == Broken(1, "there is no memory", errors.Unavailable.code)
     assert engine.idle

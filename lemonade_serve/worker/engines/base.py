@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+from lemonade_serve import errors
 from lemonade_serve.worker.sampler import Sampler
 
 
@@ -31,10 +32,12 @@ class Sampled(NamedTuple):
 
 
 class Broken(NamedTuple):
-    """The engine gave the sequence up and has forgotten it."""
+    """The engine gave the sequence up and has forgotten it. `code` is one of `errors.py`; what
+    there was no memory for may be asked again later, and is `Unavailable`."""
 
     id: int
     message: str
+    code: str = errors.GenerationFailed.code
 
 
 Step = Admitted | Sampled | Broken

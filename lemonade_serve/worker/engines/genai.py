@@ -23,6 +23,8 @@ _GROWTH = 1.5
 """KV caches are made larger than asked for, by this factor and to a multiple of so many tokens: the
 next turn of the same chat is longer, and should fit."""
 
+_NO_MEMORY = ("could not allocate", "failed to allocate", "bad_alloc", "out of memory")
+
 
 @dataclass(kw_only=True)
 class _Cache:
@@ -107,7 +109,7 @@ class GenaiEngine:
             return act()
         except Exception as error:  # native code raises anything, std::bad_alloc included
             self._running = deque(r for r in self._running if r.sequence is not sequence)
-            return [Broken(sequence.id, str(error) or type(error).__name__)]
+            return [Broken(sequence.id, str(error) or type(error).__name__, _code(error))]
 
     def _admit(self, sequence: Sequence) -> list[Step]:
         needed = len(sequence.prompt) + sequence.max_tokens
@@ -163,6 +165,14 @@ class GenaiEngine:
     def _keep(self, cache: _Cache) -> None:
         self._kept.append(cache)
         del self._kept[: max(0, len(self._kept) - self._idle_bound)]
+
+
+def _code(error: Exception) -> str:
+    """Native code says it only in words when there was no memory."""
+    said = str(error).lower()
+    if isinstance(error, MemoryError) or any(words in said for words in _NO_MEMORY):
+        return errors.Unavailable.code
+    return errors.GenerationFailed.code
 
 
 def _common_prefix(a: list[int], b: list[int]) -> int:

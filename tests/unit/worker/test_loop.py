@@ -88,6 +88,8 @@ class Conversation:
         said = len(tokens) - 1 - tokens.index(colon)
         if tokens[0] == id_of(TOKENIZER, "!") and said == 1:
             raise RuntimeError("the kernel failed")
+        if tokens[0] == id_of(TOKENIZER, "?") and said == 1:
+            raise MemoryError("there is no memory")
         answer = TOKENIZER.encode(self.answer).ids
         return int(answer[said]) if said < len(answer) else EOS
 
@@ -194,6 +196,14 @@ def test_a_broken_sequence_hurts_no_other(talk: Callable[..., Conversation]) -> 
     assert text(of(2, events)) == text(of(3, events)) == "abc"
 
 
+def test_a_sequence_that_there_is_no_memory_for_may_come_again(
+    talk: Callable[..., Conversation],
+) -> None:
+    events = talk("abc").run(generate(1, "?big:"), generate(2))
+    assert of(1, events)[-1] == Failed(1, "overloaded", "there is no memory")
+    assert text(of(2, events)) == "abc"
+
+
 def test_a_full_context_ends_with_length(talk: Callable[..., Conversation]) -> None:
     events = talk("abcdef", context_length=6).run(generate(1, "say:", max_length=100))
     assert text(events) == "ab"
@@ -214,16 +224,29 @@ def test_a_prompt_that_fills_the_context_is_refused(
     assert text(of(2, events)) == "ok"
 
 
+@pytest.mark.parametrize("length", [9, 100])
+def test_a_chat_that_fills_the_context_is_refused_by_its_own_name(
+    make_vocabulary: MakeVocabulary, length: int
+) -> None:
+    template = "{{ messages[0].content }}"
+    vocabulary = make_vocabulary(tokenizer=TOKENIZER, template=template, context_length=8)
+    chat = ChatPrompt((Message("user", "x" * length),))
+    (failure,) = Conversation(vocabulary, "ok").run(generate(1, chat))
+    assert isinstance(failure, Failed)
+    assert failure.code == errors.ContextLengthExceeded.code
+    assert failure.param == "messages"
+
+
 @pytest.mark.parametrize(
     ("prompt", "code", "param"),
     [
         (TokensPrompt((1 << 20,)), "invalid_request_error", "prompt"),
         (TextPrompt(""), "invalid_request_error", "prompt"),
-        (ChatPrompt((Message("user", "hi"),)), "no_chat_template", None),
+        (ChatPrompt((Message("user", "hi"),)), "no_chat_template", "messages"),
     ],
 )
 def test_a_prompt_that_cannot_work_fails_with_what_is_wrong(
-    talk: Callable[..., Conversation], prompt: Prompt, code: str, param: str | None
+    talk: Callable[..., Conversation], prompt: Prompt, code: str, param: str
 ) -> None:
     (event,) = talk().run(generate(1, prompt))
     assert isinstance(event, Failed)

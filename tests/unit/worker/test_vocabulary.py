@@ -92,8 +92,9 @@ class TestTemplates:
 
     def test_without_a_template_a_chat_is_refused(self, make_vocabulary: MakeVocabulary) -> None:
         vocabulary = make_vocabulary()
-        with pytest.raises(errors.NoChatTemplate):
+        with pytest.raises(errors.NoChatTemplate) as raised:
             vocabulary.encode(ChatPrompt(TURNS))
+        assert raised.value.param == "messages"
 
     def test_a_template_may_stand_in_the_tokenizer_configuration(
         self, make_vocabulary: MakeVocabulary
