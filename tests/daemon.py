@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,35 @@ class Daemon:
     def health(self) -> dict[str, Any]:
         health: dict[str, Any] = self.client.get("/api/v0/health").json()
         return health
+
+    def resident(self) -> dict[str, int]:
+        """The models that can be used at once and their workers' pids, the last used first."""
+        models = self.health()["all_models_loaded"]
+        return {m["model_name"]: m["pid"] for m in models if m["state"] == "resident"}
+
+    def complete(self, model: str, **more: Any) -> httpx.Response:
+        """A short completion."""
+        body = {"model": model, "prompt": "Hi", "max_tokens": 2, "ignore_eos": True}
+        return self.client.post("/v1/completions", json={**body, **more})
+
+    def use(self, *models: str) -> None:
+        """One request to each, in turn."""
+        for model in models:
+            answer = self.complete(model)
+            assert answer.status_code == 200, answer.text
+
+    def waiting(self) -> list[str]:
+        """The models for which there is no room yet."""
+        models = self.health()["all_models_loaded"]
+        return [model["model_name"] for model in models if model["state"] == "waiting"]
+
+    def loads(self) -> Counter[str]:
+        """How often each model was begun to load."""
+        return Counter(line["model"] for line in self.logged("checkpoint_loading"))
+
+    def departures(self, **fields: str) -> list[str]:
+        """The models that left, in order."""
+        return [line["model"] for line in self.logged("checkpoint_unloaded", **fields)]
 
     def model(self) -> dict[str, Any]:
         """What /health says of the one model that is loaded."""
