@@ -100,6 +100,7 @@ LOOKS = [
     ("GET", "/live"),
     ("GET", "/readyz"),
     ("GET", "/metrics"),
+    ("GET", "/schema"),
     ("GET", "/schema/openapi.json"),
     ("GET", "/api/v0/health"),
     ("GET", "/api/v0/stats"),
