@@ -40,30 +40,38 @@ def is_gone(process: psutil.Process) -> bool:
 class Daemon:
     """`lemonade-serve serve`, its HTTP client and its log."""
 
-    def __init__(self, process: subprocess.Popen[bytes], socket: Path, log: Path) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], socket: Path, log: Path, port: str | None = None
+    ) -> None:
         self.process = process
         self.socket = socket
         self._log = log
         self.client = httpx.Client(
-            transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://daemon", timeout=60
+            transport=None if port else httpx.HTTPTransport(uds=str(socket)),
+            base_url=f"http://127.0.0.1:{port}" if port else "http://daemon",
+            timeout=60,
+            trust_env=False,
         )
 
     @classmethod
     def start(cls, directory: Path, settings: dict[str, str]) -> Daemon:
+        """On a Unix socket in the directory, unless the settings say a port."""
         socket, log = directory / "daemon.sock", directory / "daemon.log"
+        port = settings.get("LEMONADE_SERVER__PORT")
         environment = {k: v for k, v in os.environ.items() if not k.startswith("LEMONADE_")}
         with log.open("wb") as stderr:
             process = subprocess.Popen(
-                [sys.executable, "-m", "lemonade_serve", "serve", "--uds", str(socket)],
+                [sys.executable, "-m", "lemonade_serve", "serve"],
                 env={
                     **environment,
                     "LEMONADE_LOG__FORMAT": "json",
                     "LEMONADE_STATE_DIR": str(directory / "state"),
+                    "LEMONADE_SERVER__UDS": "" if port else str(socket),
                     **settings,
                 },
                 stderr=stderr,
             )
-        daemon = cls(process, socket, log)
+        daemon = cls(process, socket, log, port)
         eventually(lambda: process.poll() is not None or daemon.logged("daemon_ready"))
         assert process.poll() is None, log.read_text()
         return daemon
