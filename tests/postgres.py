@@ -53,11 +53,11 @@ class Postgres:
         options = f"&options=-csearch_path%3D{schema}" if schema else ""
         return f"postgresql://{user}{secret}@/{database}?host={self._directory}{options}"
 
-    def new_schema(self) -> str:
-        """The URL of an empty one; making a database takes longer."""
+    def new_schema(self, *, password: str = "") -> str:
+        """The URL of an empty one; making a database takes longer. Any password will do."""
         name = f"test_{next(self._numbers)}"
         self.execute(f"CREATE SCHEMA {name}", self.url())
-        return self.url(schema=name)
+        return self.url(password=password, schema=name)
 
     def execute(self, sql: str, url: str) -> str:
         """What psql prints for it, the fields of a row between bars."""
