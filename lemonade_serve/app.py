@@ -9,11 +9,15 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, NamedTuple
 
 import structlog
+
+from lemonade_serve.api import errors as api_errors
+
+# isort: split
+# The package `api` knows how Litestar is to be imported.
 from litestar import Litestar
 from litestar.di import Provide
 
 from lemonade_serve import __version__, errors
-from lemonade_serve.api import errors as api_errors
 from lemonade_serve.api import system
 from lemonade_serve.api.access import Access, open_paths
 from lemonade_serve.api.answer import StreamBounds

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import msgspec
-from advanced_alchemy.base import DefaultBase
-from sqlalchemy import Dialect, Text
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy import Dialect, MetaData, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
 from lemonade_serve.errors import StoreUnavailable
@@ -42,7 +41,13 @@ class OptionsText(TypeDecorator[Options]):
             raise StoreUnavailable(f"what is kept of this client is not valid: {error}") from error
 
 
-class ClientParams(DefaultBase):
+class Base(DeclarativeBase):
+    """Not advanced-alchemy's, which takes long to import: only for migrating."""
+
+    metadata = MetaData(naming_convention={"pk": "pk_%(table_name)s"})
+
+
+class ClientParams(Base):
     """What a client keeps for one model, or with `model` "" for all. No row: nothing."""
 
     __tablename__ = "lemonade_params"
