@@ -1,0 +1,90 @@
+"""A daemon whose event loop is watched: `python -m benchmarks.lag FILE --port PORT`.
+
+It is `lemonade-serve serve` but for one more task, which wakes up after each millisecond and notes
+how late it was. When the daemon ends, FILE has it all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import threading
+import time
+from array import array
+from pathlib import Path
+from typing import NamedTuple
+
+from lemonade_serve.cli.daemon import run_daemon
+from lemonade_serve.settings import Settings, load_settings
+
+_PERIOD_S = 0.001
+
+
+class Tick(NamedTuple):
+    """One wake-up, and what the event loop's thread did since the last one, in seconds."""
+
+    at: float
+    """Of `time.perf_counter`, which is one clock for all processes."""
+    late: float
+    """The event loop's own timers are a millisecond coarse: less than 1.1 ms says nothing."""
+    cpu: float
+    """It ran."""
+    starved: float
+    """It could have run, and the operating system gave the cores to others."""
+
+    @property
+    def ours(self) -> float:
+        """What of the lateness nobody but this process is to blame for: its code ran, or a system
+        call or a lock that another of its threads had kept it from running."""
+        return max(0.0, self.late - self.starved)
+
+
+class Watch:
+    """The ticks of the event loop that runs it."""
+
+    def __init__(self) -> None:
+        self.numbers = array("d")
+
+    async def run(self) -> None:
+        accounts = os.open(f"/proc/self/task/{threading.get_native_id()}/schedstat", os.O_RDONLY)
+        at, cpu, starved = time.perf_counter(), time.thread_time(), _starved(accounts)
+        while True:
+            await asyncio.sleep(_PERIOD_S)
+            due = at + _PERIOD_S
+            at, cpu_before, starved_before = time.perf_counter(), cpu, starved
+            cpu, starved = time.thread_time(), _starved(accounts)
+            self.numbers.extend((at, at - due, cpu - cpu_before, starved - starved_before))
+
+
+def read(file: Path) -> list[Tick]:
+    """What a watched daemon left behind."""
+    numbers = array("d", file.read_bytes())
+    return [Tick(*numbers[n : n + 4]) for n in range(0, len(numbers), 4)]
+
+
+def _starved(accounts: int) -> float:
+    """See Documentation/scheduler/sched-stats.rst of Linux: time on a run queue, in ns."""
+    return int(os.pread(accounts, 64, 0).split()[1]) / 1e9
+
+
+async def _serve(settings: Settings, watch: Watch) -> None:
+    watching = asyncio.create_task(watch.run(), name="watch")
+    try:
+        await run_daemon(settings)
+    finally:
+        watching.cancel()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--port", type=int, required=True)
+    given = parser.parse_args()
+    watch = Watch()
+    asyncio.run(_serve(load_settings(flags={"server": {"port": given.port}}), watch))
+    given.file.write_bytes(watch.numbers.tobytes())
+
+
+if __name__ == "__main__":
+    main()
