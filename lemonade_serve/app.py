@@ -29,7 +29,7 @@ from lemonade_serve.domain.clients import ClientParams
 from lemonade_serve.domain.completion import CompletionService
 from lemonade_serve.domain.device import Budgets
 from lemonade_serve.domain.placement import Locator
-from lemonade_serve.domain.ports import JobRunner, Launcher, ParamsStore
+from lemonade_serve.domain.ports import JobRunner, Launcher
 from lemonade_serve.domain.residency.policy import Bounds
 from lemonade_serve.domain.residency.pool import Pool
 from lemonade_serve.domain.residents import Residents
@@ -37,9 +37,8 @@ from lemonade_serve.hub.catalog import DiskCatalog
 from lemonade_serve.runtime.jobs import ProcessJobRunner
 from lemonade_serve.runtime.launcher import ProcessLauncher
 from lemonade_serve.settings import Settings, read_api_keys
-from lemonade_serve.store.cached import CachedParamsStore
-from lemonade_serve.store.database import DatabaseParamsStore
 from lemonade_serve.store.directory import StateDirectory
+from lemonade_serve.store.params import open_params_store
 from lemonade_serve.store.pins import FilePinStore
 from lemonade_serve.telemetry.exposition import expose
 from lemonade_serve.telemetry.gauges import Sources
@@ -87,7 +86,7 @@ async def open_app(
     observer = Observers(LogObserver(), stats, metrics)
     async with AsyncExitStack() as open_until_the_end:
         state = open_until_the_end.enter_context(StateDirectory(settings.state_path))
-        store = await open_until_the_end.enter_async_context(_store(settings))
+        store = await open_until_the_end.enter_async_context(open_params_store(settings))
         pool = Pool(
             launcher or _launcher(settings, room),
             observer,
@@ -187,20 +186,6 @@ def _provide(thing: object) -> Provide:
         return thing
 
     return Provide(provided, sync_to_thread=False)
-
-
-@asynccontextmanager
-async def _store(settings: Settings) -> AsyncGenerator[ParamsStore]:
-    """Clients' parameters. A SQLite file is this daemon's alone, so it need be read only once; a
-    PostgreSQL database may have other writers."""
-    where = settings.database_url or settings.state_path / "lemonade.db"
-    async with DatabaseParamsStore.open(
-        where, max_clients=settings.max_clients, timeout_s=settings.store_timeout_s
-    ) as database:
-        if settings.database_url:
-            yield database
-        else:
-            yield CachedParamsStore(database, max_entries=settings.max_clients)
 
 
 def _launcher(settings: Settings, room: Budgets) -> ProcessLauncher:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -55,6 +56,8 @@ def _sqlite(path: Path, timeout_s: float) -> Connections:
     """Every commit is fsynced before it returns (WAL with `synchronous=FULL`): it survives a
     power cut too. There is one connection, so what is asked first is answered first.
     """
+    # at debug it writes down each statement with its parameters, which are a client's
+    logging.getLogger("aiosqlite").setLevel(logging.INFO)
     engine = create_async_engine(
         URL.create("sqlite+aiosqlite", database=str(path)),
         # no transactions of the driver's own: it begins none for a SELECT

@@ -13,17 +13,9 @@ from lemonade_serve.store.database import DatabaseParamsStore
 DATABASE = "lemonade.db"
 """The SQLite file in the state directory."""
 
-TIMEOUT_S = 5.0
-"""A call that takes longer is refused with 503."""
-
-CACHE_ENTRIES = 4096
-"""Sets of parameters kept in memory before SQLite."""
-
 
 @asynccontextmanager
-async def open_params_store(
-    settings: Settings, *, timeout_s: float = TIMEOUT_S, cache_entries: int = CACHE_ENTRIES
-) -> AsyncGenerator[ParamsStore]:
+async def open_params_store(settings: Settings) -> AsyncGenerator[ParamsStore]:
     """SQLite in the state directory, which must be this daemon's alone (`StateDirectory`): it is
     cached. Or the PostgreSQL database of `database_url`: others may write to it, so it is not.
 
@@ -31,9 +23,9 @@ async def open_params_store(
     """
     where = settings.database_url or settings.state_path / DATABASE
     async with DatabaseParamsStore.open(
-        where, max_clients=settings.max_clients, timeout_s=timeout_s
+        where, max_clients=settings.max_clients, timeout_s=settings.store_timeout_s
     ) as store:
         if settings.database_url:
             yield store
         else:
-            yield CachedParamsStore(store, max_entries=cache_entries)
+            yield CachedParamsStore(store, max_entries=settings.max_clients)

@@ -24,11 +24,9 @@ log = structlog.get_logger()
 
 
 async def is_current(connections: Connections) -> bool:
-    """Whether the schema is ours already. Raises SettingsError when it is newer."""
+    """Whether the schema is ours already."""
     async with connections.reading.connect() as connection:
-        revision = await connection.run_sync(_revision)
-    _check(revision, connections.place)
-    return revision == REVISIONS[-1]
+        return await connection.run_sync(_revision) == REVISIONS[-1]
 
 
 async def migrate(where: Path | str) -> None:
@@ -40,11 +38,7 @@ async def migrate(where: Path | str) -> None:
     try:
         async with connections.writing.begin() as connection:
             await lock(connection, "schema")
-            revision = await connection.run_sync(_revision)
-            _check(revision, connections.place)
-            if revision != REVISIONS[-1]:
-                await connection.run_sync(_upgrade, connections)
-                log.info("schema_migrated", place=connections.place, revision=REVISIONS[-1])
+            await connection.run_sync(_migrate, connections)
     finally:
         await connections.writing.dispose()
 
@@ -66,8 +60,17 @@ def alembic_commands(connection: Connection, connections: Connections) -> Alembi
     return commands
 
 
-def _upgrade(connection: Connection, connections: Connections) -> None:
+def _migrate(connection: Connection, connections: Connections) -> None:
+    revision = _revision(connection)
+    if revision == REVISIONS[-1]:
+        return
+    if revision is not None and revision not in REVISIONS:
+        raise SettingsError(
+            f"{connections.place} was made by a newer lemonade-serve; "
+            "upgrade, or name another state directory or database"
+        )
     alembic_commands(connection, connections).upgrade()
+    log.info("schema_migrated", place=connections.place, revision=REVISIONS[-1])
 
 
 def _revision(connection: Connection) -> str | None:
@@ -75,11 +78,3 @@ def _revision(connection: Connection) -> str | None:
         return None
     version = select(column("version_num", String)).select_from(table(VERSION_TABLE))
     return connection.execute(version).scalar_one_or_none()
-
-
-def _check(revision: str | None, place: str) -> None:
-    if revision is not None and revision not in REVISIONS:
-        raise SettingsError(
-            f"{place} was made by a newer lemonade-serve; "
-            "upgrade, or name another state directory or database"
-        )

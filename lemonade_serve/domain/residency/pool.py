@@ -274,4 +274,7 @@ def _known(failure: BaseException) -> errors.LemonadeError:
     """What a launcher may raise; anything else is a fault of ours, and shown as one."""
     if isinstance(failure, errors.LemonadeError):
         return failure
+    asyncio.get_running_loop().call_exception_handler(
+        {"message": "a launch broke", "exception": failure}
+    )
     return errors.ModelLoadError(f"the worker could not be started: {type(failure).__name__}")

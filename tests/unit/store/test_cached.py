@@ -15,39 +15,32 @@ from tests.fakes import asynchronous
 
 
 class SlowStore(MemoryParamsStore):
-    """Notes its reads. `hold` keeps back its answers, which are ready by then, until `go`."""
+    """Notes its reads. What is cleared waits: reads with their answer ready, writes undone."""
 
     def __init__(self) -> None:
         super().__init__(max_clients=100)
         self.reads: list[tuple[str, str]] = []
         self.failure: Exception | None = None
         self.asked = asyncio.Event()
-        self._may_answer = asyncio.Event()
-        self._may_answer.set()
-
-    def hold(self) -> None:
-        self.asked.clear()
-        self._may_answer.clear()
-
-    def go(self) -> None:
-        self._may_answer.set()
+        self.may_read = asyncio.Event()
+        self.may_read.set()
+        self.may_write = asyncio.Event()
+        self.may_write.set()
 
     async def get(self, client: str, model: str = "") -> Options:
         kept = await super().get(client, model)
         self.reads.append((client, model))
-        await self._answer()
+        self.asked.set()
+        await self.may_read.wait()
         return kept
 
     async def edit(self, client: str, model: str, change: Callable[[Options], Options]) -> Options:
-        kept = await super().edit(client, model, change)
-        await self._answer()
-        return kept
-
-    async def _answer(self) -> None:
         self.asked.set()
-        await self._may_answer.wait()
+        await self.may_write.wait()
+        kept = await super().edit(client, model, change)
         if self.failure:
             raise self.failure
+        return kept
 
 
 def one_more(kept: Options) -> Options:
@@ -78,14 +71,12 @@ async def test_what_was_not_used_for_longest_makes_room() -> None:
 async def test_a_read_that_a_write_overtook_is_not_kept() -> None:
     slow = SlowStore()
     store = CachedParamsStore(slow, max_entries=10)
-    slow.hold()
+    slow.may_read.clear()
     reading = asyncio.create_task(store.get("a"))
     await slow.asked.wait()
-    writing = asyncio.create_task(store.edit("a", "", one_more))
-    await asyncio.sleep(0)
-    slow.go()
-    await writing
-    await reading
+    await store.edit("a", "", one_more)
+    slow.may_read.set()
+    assert await reading == Options()
     assert await store.get("a") == Options(seed=1)
 
 
@@ -94,11 +85,11 @@ async def test_a_read_that_a_forgetting_overtook_is_not_kept() -> None:
     slow = SlowStore()
     store = CachedParamsStore(slow, max_entries=10)
     await slow.edit("a", "", one_more)
-    slow.hold()
+    slow.may_read.clear()
     reading = asyncio.create_task(store.get("a"))
     await slow.asked.wait()
     await store.forget("a")
-    slow.go()
+    slow.may_read.set()
     assert await reading == Options(seed=1)
     assert await store.get("a") == Options()
 
@@ -108,12 +99,14 @@ async def test_a_write_whose_writer_left_is_read() -> None:
     slow = SlowStore()
     store = CachedParamsStore(slow, max_entries=10)
     assert await store.get("a") == Options()
-    slow.hold()
+    slow.may_write.clear()
+    slow.asked.clear()
     writing = asyncio.create_task(store.edit("a", "", one_more))
     await slow.asked.wait()
     writing.cancel()
     await asyncio.wait({writing})
-    slow.go()
+    assert await store.get("a") == Options()
+    slow.may_write.set()
     assert await store.edit("a", "", one_more) == Options(seed=2)
     assert await store.get("a") == Options(seed=2)
 

@@ -62,6 +62,12 @@ def test_it_is_free_when_its_daemon_is_killed(tmp_path: Path) -> None:
         assert (tmp_path / "lock").read_text() == f"{os.getpid()}\n"
 
 
+def test_who_had_it_before_is_not_named(tmp_path: Path) -> None:
+    (tmp_path / "lock").write_text("99999999999\n")
+    with StateDirectory(tmp_path):
+        assert (tmp_path / "lock").read_text() == f"{os.getpid()}\n"
+
+
 def test_it_is_free_when_its_daemon_lets_go(tmp_path: Path) -> None:
     with StateDirectory(tmp_path):
         pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,8 @@ async def test_they_are_in_the_state_directory_and_at_hand(tmp_path: Path) -> No
         await store.edit("a", "", lambda _: Options(seed=1))
         with pytest.raises(ClientLimit):
             await store.edit("b", "", lambda _: Options(seed=1))
-        assert (tmp_path / "lemonade.db").exists()
+        for name in ("lemonade.db", "lemonade.db-wal"):
+            assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
     async with open_params_store(settings) as store:
         assert await store.get("a") == Options(seed=1)
 

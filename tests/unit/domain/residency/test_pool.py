@@ -136,10 +136,13 @@ async def test_a_failed_load_wakes_every_waiter() -> None:
 @asynchronous
 async def test_a_launch_that_breaks_in_an_unforeseen_way_is_a_failed_load() -> None:
     house = House()
+    logged: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: logged.append(context))
     house.launcher.failure = ZeroDivisionError("with a secret in it")
     with pytest.raises(errors.ModelLoadError, match="ZeroDivisionError") as raised:
         await house.use()
     assert "secret" not in str(raised.value)
+    assert [context["exception"] for context in logged] == [house.launcher.failure]
     assert house.resident == []
 
 
