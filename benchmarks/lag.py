@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ctypes
 import os
 import threading
 import time
@@ -19,6 +20,8 @@ from lemonade_serve.cli.daemon import run_daemon
 from lemonade_serve.settings import Settings, load_settings
 
 _PERIOD_S = 0.001
+_libc = ctypes.PyDLL(None)
+_read = ctypes.create_string_buffer(64)
 
 
 class Tick(NamedTuple):
@@ -35,8 +38,9 @@ class Tick(NamedTuple):
 
     @property
     def ours(self) -> float:
-        """What of the lateness nobody but this process is to blame for: its code ran, or a system
-        call or a lock that another of its threads had kept it from running."""
+        """What of the lateness was not for want of a core: the process's own code ran, or a system
+        call kept the thread, or a lock that another thread had, which may itself have been starved.
+        """
         return max(0.0, self.late - self.starved)
 
 
@@ -64,8 +68,10 @@ def read(file: Path) -> list[Tick]:
 
 
 def _starved(accounts: int) -> float:
-    """See Documentation/scheduler/sched-stats.rst of Linux: time on a run queue, in ns."""
-    return int(os.pread(accounts, 64, 0).split()[1]) / 1e9
+    """See Documentation/scheduler/sched-stats.rst of Linux: time on a run queue, in ns. Read
+    without letting go of Python's lock: that would be one more occasion to wait for it."""
+    _libc.pread(accounts, _read, len(_read), 0)
+    return int(_read.value.split()[1]) / 1e9
 
 
 async def _serve(settings: Settings, watch: Watch) -> None:
