@@ -51,14 +51,14 @@ class Watch:
         self.numbers = array("d")
 
     async def run(self) -> None:
-        accounts = os.open(f"/proc/self/task/{threading.get_native_id()}/schedstat", os.O_RDONLY)
-        at, cpu, starved = time.perf_counter(), time.thread_time(), _starved(accounts)
+        books = os.open(f"/proc/self/task/{threading.get_native_id()}/schedstat", os.O_RDONLY)
+        last = _account(books)
         while True:
             await asyncio.sleep(_PERIOD_S)
-            due = at + _PERIOD_S
-            at, cpu_before, starved_before = time.perf_counter(), cpu, starved
-            cpu, starved = time.thread_time(), _starved(accounts)
-            self.numbers.extend((at, at - due, cpu - cpu_before, starved - starved_before))
+            now = _account(books)
+            at, cpu, starved = (new - old for new, old in zip(now, last, strict=True))
+            self.numbers.extend((now[0], at - _PERIOD_S, cpu, starved))
+            last = now
 
 
 def read(file: Path) -> list[Tick]:
@@ -67,10 +67,19 @@ def read(file: Path) -> list[Tick]:
     return [Tick(*numbers[n : n + 4]) for n in range(0, len(numbers), 4)]
 
 
-def _starved(accounts: int) -> float:
+def _account(books: int) -> tuple[float, float, float]:
+    """Now, what this thread ran so far, and what it was starved, all of one moment."""
+    starved = _starved(books)
+    while True:
+        moment = time.perf_counter(), time.thread_time(), starved
+        if (starved := _starved(books)) == moment[2]:
+            return moment
+
+
+def _starved(books: int) -> float:
     """See Documentation/scheduler/sched-stats.rst of Linux: time on a run queue, in ns. Read
     without letting go of Python's lock: that would be one more occasion to wait for it."""
-    _libc.pread(accounts, _read, len(_read), 0)
+    _libc.pread(books, _read, len(_read), 0)
     return int(_read.value.split()[1]) / 1e9
 
 
