@@ -9,27 +9,17 @@ prompt is new, so that no prefix is reused. Writes benchmarks/results/overhead.j
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import random
-import re
-import socket
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import provenance
-from lemonade_serve.app import create_catalog
-from lemonade_serve.settings import load_settings
+from benchmarks.daemon import Client, daemon, new_prompt, shelf
+from benchmarks.result import cores, find_checkpoint, parser, quartiles, save
 
-_WORDS = ("lemon", "lime", "orange", "river", "mountain", "quiet", "engine", "window", "paper")
 _OUTPUT_TOKENS = 64
 _PROMPT_WORDS = (32, 256)
 _WARM_UP_ROUNDS = 4
@@ -57,35 +47,14 @@ class Loop:
 
 
 class Http:
-    """The daemon, asked by a client that only notes when which bytes came: it shares the cores."""
+    """The daemon, asked over TCP."""
 
     def __init__(self, port: int, model: str) -> None:
-        self._port = port
+        self._client = Client(port)
         self._model = model
 
     def run(self, prompt: str) -> dict[str, float]:
-        body = {
-            "model": self._model,
-            "prompt": prompt,
-            "max_tokens": _OUTPUT_TOKENS,
-            "temperature": 0,
-            "ignore_eos": True,
-            "stream": True,
-        }
-        content = json.dumps(body).encode()
-        head = (
-            "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
-        )
-        chunks = []
-        with socket.create_connection(("127.0.0.1", self._port)) as connection:
-            began = time.perf_counter()
-            connection.sendall(head.encode() + content)
-            while chunk := connection.recv(65536):
-                chunks.append((time.perf_counter(), chunk))
-        times = [at for at, chunk in chunks if re.search(rb'"text":"[^"]', chunk)]
-        assert b"[DONE]" in chunks[-1][1] or b"[DONE]" in chunks[-2][1], chunks[-1]
-        return _figures(began, times)
+        return _figures(*self._client.stream(self._model, prompt, _OUTPUT_TOKENS))
 
 
 def _figures(began: float, times: list[float]) -> dict[str, float]:
@@ -94,36 +63,13 @@ def _figures(began: float, times: list[float]) -> dict[str, float]:
     return {"ttft_ms": (times[0] - began) * 1e3, "per_token_ms": per_token * 1e3}
 
 
-@contextmanager
-def daemon(cache_dir: Path, port: int, threads: int) -> Iterator[None]:
-    environment = {"LEMONADE_WORKER__THREADS": str(threads), "LEMONADE_CACHE_DIR": str(cache_dir)}
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "lemonade_serve", "serve", "--port", str(port)],
-            env={**os.environ, **environment},
-            stderr=log,
-        )
-        try:
-            for _ in range(300):
-                time.sleep(0.1)
-                try:
-                    socket.create_connection(("127.0.0.1", port)).close()
-                except OSError:
-                    continue
-                break
-            yield
-        finally:
-            process.terminate()
-            process.wait()
-
-
 def measure(sides: dict[str, Loop | Http], rounds: int, seed: int) -> list[dict[str, Any]]:
     """One row a round: every side's figures for the same prompt, in an order drawn anew."""
     choose = random.Random(seed)  # noqa: S311
     rows = []
     for words in _PROMPT_WORDS:
         for number in range(-_WARM_UP_ROUNDS, rounds):
-            prompt = " ".join(choose.choices(_WORDS, k=words))
+            prompt = new_prompt(choose, words)
             order = choose.sample(list(sides), len(sides))
             row: dict[str, Any] = {"prompt_words": words, "order": order}
             row |= {name: sides[name].run(prompt) for name in order}
@@ -140,15 +86,12 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for side in ("raw", "worker", "http"):
             entry: dict[str, Any] = {"prompt_words": words, "rounds": len(rounds), "side": side}
             for figure in ("ttft_ms", "per_token_ms"):
-                ratios = sorted(row[side][figure] / row["raw"][figure] for row in rounds)
+                ratios = [row[side][figure] / row["raw"][figure] for row in rounds]
                 added = [row[side][figure] - row["raw"][figure] for row in rounds]
                 entry[figure] = statistics.median(row[side][figure] for row in rounds)
                 entry[f"{figure}_added"] = statistics.median(added)
                 entry[f"{figure}_ratio"] = statistics.median(ratios)
-                entry[f"{figure}_ratio_quartiles"] = [
-                    ratios[len(ratios) // 4],
-                    ratios[-1 - len(ratios) // 4],
-                ]
+                entry[f"{figure}_ratio_quartiles"] = quartiles(ratios)
             table.append(entry)
     return table
 
@@ -166,40 +109,33 @@ def show(table: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--port", type=int, default=12345)
-    parser.add_argument("--model", default="SmolLM2-135M-Instruct")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--cache-dir")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/overhead.json"))
-    given = parser.parse_args()
-    settings = load_settings(flags={"cache_dir": given.cache_dir})
-    checkpoint = create_catalog(settings).find(given.model, "auto")
-    threads = given.threads
-    with daemon(settings.cache_path, given.port, threads):
+    arguments = parser(__doc__, "overhead", rounds=9)
+    arguments.add_argument("--threads", type=int, default=cores())
+    given = arguments.parse_args()
+    checkpoint, threads = find_checkpoint(given), given.threads
+    with (
+        shelf(checkpoint, [checkpoint.name]) as cache_dir,
+        daemon(cache_dir, {"WORKER__THREADS": threads}) as port,
+    ):
         loops = {
             "raw": Loop("benchmarks.raw_genai", checkpoint.path, threads),
             "worker": Loop("benchmarks.worker_loop", checkpoint.path, threads),
         }
-        sides: dict[str, Loop | Http] = {**loops, "http": Http(given.port, given.model)}
+        sides: dict[str, Loop | Http] = {**loops, "http": Http(port, checkpoint.name)}
         rows = measure(sides, given.rounds, given.seed)
         for loop in loops.values():
             loop.close()
-    result = {
-        "about": __doc__.splitlines()[0],
-        "machine": provenance(),
-        "seed": given.seed,
-        "threads": threads,
-        "checkpoint": {"name": checkpoint.name, "dtype": checkpoint.dtype},
-        "output_tokens": _OUTPUT_TOKENS,
-        "summary": summary(rows),
-        "rounds": rows,
-    }
-    given.output.parent.mkdir(parents=True, exist_ok=True)
-    given.output.write_text(json.dumps(result, indent=1) + "\n")
-    show(result["summary"])
+    table = summary(rows)
+    save(
+        __doc__,
+        given,
+        checkpoint,
+        threads=threads,
+        output_tokens=_OUTPUT_TOKENS,
+        summary=table,
+        rounds=rows,
+    )
+    show(table)
 
 
 if __name__ == "__main__":

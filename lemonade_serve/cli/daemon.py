@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import ipaddress
+import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -37,9 +39,28 @@ async def run_daemon(
     SettingsError when the daemon may not, or cannot, listen where the settings say.
     """
     check_listening(settings)
+    wait_without_threads()
     async with open_app(settings) as application:
         await _serve(settings, application, when_ready)
     log.info("daemon_stopped")
+
+
+def wait_without_threads() -> None:
+    """Python before 3.12 waits for each child in a new thread, and its event loop stands still
+    until that thread has begun to run: with busy cores, a stall for every stream at every load."""
+    if sys.version_info < (3, 12) and _has_pidfds():
+        watcher = asyncio.PidfdChildWatcher()
+        watcher.attach_loop(asyncio.get_running_loop())
+        asyncio.set_child_watcher(watcher)
+
+
+def _has_pidfds() -> bool:
+    """Kernels before 5.3 and some sandboxes have none."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError:
+        return False
+    return True
 
 
 async def _serve(

@@ -1,17 +1,27 @@
-"""Where the daemon may listen."""
+"""Where the daemon may listen, and how it waits for its children."""
 
 from __future__ import annotations
 
+import asyncio
+import os
 import socket
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import structlog
 
-from lemonade_serve.cli.daemon import _check_address, _check_exposure, listening
+from lemonade_serve.cli.daemon import (
+    _check_address,
+    _check_exposure,
+    listening,
+    wait_without_threads,
+)
 from lemonade_serve.errors import SettingsError
 from lemonade_serve.settings import Server
+from tests.fakes import asynchronous
 
 
 @pytest.mark.parametrize(
@@ -113,3 +123,41 @@ def test_a_socket_path_that_cannot_be_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SettingsError, match="cannot listen"):
         _check_address(Server(uds=str(tmp_path / "file" / "daemon.sock")))
+
+
+async def _threads_of_a_child() -> int:
+    """How many more there are while it runs."""
+    before = threading.active_count()
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", "input()", stdin=asyncio.subprocess.PIPE
+    )
+    more = threading.active_count() - before
+    await child.communicate(b"\n")
+    assert child.returncode == 0
+    return more
+
+
+@pytest.fixture
+def _usual_watcher() -> Iterator[None]:
+    yield
+    if sys.version_info < (3, 12):
+        asyncio.set_child_watcher(None)
+
+
+@pytest.mark.usefixtures("_usual_watcher")
+@asynchronous
+async def test_no_thread_waits_for_a_child() -> None:
+    wait_without_threads()
+    assert await _threads_of_a_child() == 0
+
+
+@pytest.mark.usefixtures("_usual_watcher")
+@asynchronous
+async def test_without_pidfds_python_waits_as_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(pid: int) -> int:
+        raise PermissionError
+
+    with monkeypatch.context() as sandbox:
+        sandbox.setattr(os, "pidfd_open", refused)
+        wait_without_threads()
+    assert await _threads_of_a_child() == (1 if sys.version_info < (3, 12) else 0)
