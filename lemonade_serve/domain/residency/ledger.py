@@ -83,8 +83,10 @@ class Ledger:
             self.strike(ticket)
 
     def measure(self, slot: Slot, memory_bytes: int) -> None:
-        """What it really takes is remembered, and better than any estimate."""
-        slot.memory_bytes = self._sizes[slot.key] = memory_bytes
+        """What it really takes when it is loaded is remembered, and better than any estimate; 0 is
+        no measurement: its process is gone already."""
+        if memory_bytes:
+            slot.memory_bytes = self._sizes[slot.key] = memory_bytes
 
     def size(self, info: CheckpointInfo, device: Device) -> int:
         """What a checkpoint is expected to take, in bytes."""

@@ -69,20 +69,24 @@ class Situation(NamedTuple):
         missing = shortage(self.budget, taken(self.slots), memory_bytes)
         if missing.nothing:
             return Verdict(Answer.LOAD)
-        missing = missing.less(taken(slot for slot in self.slots if slot.going))
-        if missing.nothing:
+        patient = waited_s < self.bounds.max_wait_s
+        going = [slot for slot in self.slots if slot.going]
+        # Who drains may take long: an idle one goes instead, rather than somebody waits for ever.
+        soon = taken(slot for slot in going if slot.ending or (patient and not slot.yielding))
+        if missing.less(soon).nothing:
             return Verdict(Answer.WAIT)
-        if chosen := victims(missing, (slot for slot in self.evictable() if slot.idle)):
+        idle = (slot for slot in self.evictable() if slot.idle)
+        if chosen := victims(missing.less(soon), idle):
             return Verdict(Answer.EVICT, chosen)
-        return self._without_idle(missing, waited_s)
+        missing = missing.less(taken(going))
+        return Verdict(Answer.WAIT) if missing.nothing else self._without_idle(missing, patient)
 
-    def _without_idle(self, missing: Room, waited_s: float) -> Verdict:
+    def _without_idle(self, missing: Room, patient: bool) -> Verdict:
         staying = [slot for slot in self.slots if not slot.going]
         if victims(missing, staying) is None:
             return Verdict(Answer.NEVER)
         if victims(missing, (slot for slot in staying if not self.pinned(slot))) is None:
             return Verdict(Answer.PINNED)
-        patient = waited_s < self.bounds.max_wait_s
         if not patient and (chosen := victims(missing, self.evictable())):
             return Verdict(Answer.DRAIN, chosen)
         return Verdict(Answer.WAIT)

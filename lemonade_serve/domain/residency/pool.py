@@ -211,7 +211,8 @@ class Pool:
                         granted.set_exception(error)
                         granted.exception()  # whoever does not wait for it need not hear of it
                 case Unloaded(ticket, count):
-                    self._unloads.pop(ticket).set_result(count)
+                    if not (gone := self._unloads.pop(ticket)).done():
+                        gone.set_result(count)
                 case Tell(event):
                     self._observer.observe(event)
         self._set_alarm()

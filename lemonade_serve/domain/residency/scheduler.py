@@ -26,7 +26,7 @@ from lemonade_serve.domain.residency.effects import (
     Unloaded,
 )
 from lemonade_serve.domain.residency.ledger import Ledger
-from lemonade_serve.domain.residency.policy import Answer, Bounds, Situation, shortage, taken
+from lemonade_serve.domain.residency.policy import Answer, Bounds, Situation
 from lemonade_serve.domain.residency.slot import Demand, Key, Slot, SlotState
 
 
@@ -61,7 +61,7 @@ class Scheduler:
         """
         if self._closed:
             return [Refuse(ticket, errors.Draining())]
-        key = Key(info.path, self._choose(info, devices))
+        key = Key(info.path, self._choose(info, devices, now))
         if (requests := self.ledger.requests(key)) >= self._bounds.max_requests:
             full = f"{info.name} has {requests} requests running and waiting, its bound"
             return [Refuse(ticket, errors.QueueFull(full))]
@@ -86,8 +86,7 @@ class Scheduler:
         place = self.ledger.strike(ticket)
         if isinstance(place, Slot) and place.state is not SlotState.LOADING:
             place.last_use = now
-            if memory_bytes:
-                self.ledger.measure(place, memory_bytes)
+            place.memory_bytes = memory_bytes or place.memory_bytes
         return self._settle(now)
 
     def loaded(self, key: Key, loaded: events.CheckpointLoaded, now: float) -> list[Effect]:
@@ -97,7 +96,7 @@ class Scheduler:
         self._tell(loaded)
         self.ledger.measure(slot, loaded.memory_bytes)
         slot.loaded_at = slot.last_use = now
-        if slot.state is SlotState.UNLOADING:  # it was given up, too late
+        if slot.ending:  # it was given up, too late
             self._effects.append(StopWorker(key, self._farewell(slot)))
             return self._settle(now)
         slot.move(SlotState.DRAINING if slot.leaving else SlotState.RESIDENT)
@@ -108,10 +107,11 @@ class Scheduler:
     def failed(self, key: Key, error: errors.LemonadeError, now: float) -> list[Effect]:
         """A launch failed, or was given up; its process is gone."""
         slot = self.ledger.slots[key]
-        self._tell(
-            events.CheckpointLoadFailed(**_labels(slot.info, key.device), reason=error.message)
-        )
-        if slot.state is not SlotState.UNLOADING:
+        if slot.ending and slot.leaving:
+            self._tell_gone(slot, slot.leaving, "its load was given up", now)
+        else:
+            labels = _labels(slot.info, key.device)
+            self._tell(events.CheckpointLoadFailed(**labels, reason=error.message))
             self._failures[key] = (now + self._bounds.load_cooldown_s, error)
         self._refuse(slot.tickets, error)
         self._close(slot)
@@ -120,15 +120,8 @@ class Scheduler:
     def exited(self, key: Key, how: str, now: float) -> list[Effect]:
         """A worker that was loaded is gone and reaped, whoever wanted that."""
         slot = self.ledger.slots[key]
-        asked = slot.state is SlotState.UNLOADING
-        self._tell(
-            events.CheckpointUnloaded(
-                **_labels(slot.info, key.device),
-                reason=slot.leaving if asked and slot.leaving else Departure.CRASH,
-                idle_s=max(0.0, now - slot.last_use),
-                how=how,
-            )
-        )
+        reason = slot.leaving if slot.ending and slot.leaving else Departure.CRASH
+        self._tell_gone(slot, reason, how, now)
         self._close(slot)
         return self._settle(now)
 
@@ -148,9 +141,11 @@ class Scheduler:
             if model in (None, slot.info.name) and device in (None, slot.key.device)
         }
         for slot in going:
-            if slot.state is not SlotState.UNLOADING:
+            cut_at = now if force else now + self._bounds.unload_timeout_s
+            if not slot.ending:
+                first = slot.cut_at if slot.leaving is Departure.MANUAL else None
+                slot.cut_at = cut_at if first is None else min(first, cut_at)
                 slot.leaving = Departure.SHUTDOWN if self._closed else Departure.MANUAL
-                slot.cut_at = now if force else now + self._bounds.unload_timeout_s
             if slot.state is SlotState.RESIDENT:
                 slot.move(SlotState.DRAINING)
         self._unloads[ticket] = (len(going), going)
@@ -194,6 +189,7 @@ class Scheduler:
             self._retire(device, now)
             while (queue := self.ledger.prune(device)) and self._admit(queue, now):
                 pass
+            self._resume(device, now)
         for ticket, (count, left) in list(self._unloads.items()):
             if not left:
                 del self._unloads[ticket]
@@ -210,17 +206,18 @@ class Scheduler:
         pinned meanwhile."""
         queue = self.ledger.prune(device)
         for slot in self.ledger.on(device):
-            if slot.state is SlotState.DRAINING and slot.leaving is Departure.LRU:
-                own = [demand for demand in queue if demand.key == slot.key]
-                if len(own) == len(queue) or self.pinned(slot):
-                    slot.move(SlotState.RESIDENT)
-                    slot.leaving = slot.cut_at = None
-                    self._serve(own, slot, now)
+            others = [demand for demand in queue if demand.key != slot.key]
+            if slot.yielding and (not others or self.pinned(slot)):
+                self._stay(slot, now)
 
-    def _serve(self, demands: Iterable[Demand], slot: Slot, now: float) -> None:
-        for demand in demands:
-            for ticket in self.ledger.hand_over(demand, slot):
-                self._grant(ticket, slot, now)
+    def _stay(self, slot: Slot, now: float) -> None:
+        """It drained for others and need not go after all: those who wait for it are served."""
+        slot.move(SlotState.RESIDENT)
+        slot.leaving = slot.cut_at = None
+        for demand in self.ledger.prune(slot.key.device):
+            if demand.key == slot.key:
+                for ticket in self.ledger.hand_over(demand, slot):
+                    self._grant(ticket, slot, now)
 
     def _retire(self, device: Device, now: float) -> None:
         """End what nothing keeps: drained, cut, unused for long enough, or too much."""
@@ -255,6 +252,9 @@ class Scheduler:
         elif answer is Answer.EVICT:
             for slot in chosen:
                 self._evict(slot, Departure.LRU)
+            for slot in self.ledger.on(device):
+                if slot.yielding:
+                    self._stay(slot, now)
         elif answer is Answer.DRAIN:
             for slot in chosen:
                 self._drain(slot, now)
@@ -273,20 +273,24 @@ class Scheduler:
             f"{self.budgets[device].memory_bytes}: raise it, or take a smaller model or dtype"
         )
 
-    def _choose(self, info: CheckpointInfo, devices: Sequence[Device]) -> Device:
-        """Where the checkpoint is or is wanted, else where there is room, else the first."""
+    def _choose(self, info: CheckpointInfo, devices: Sequence[Device], now: float) -> Device:
+        """Where the checkpoint is or is wanted, else where there is room, else where something
+        idle can make some, else where waiting may help."""
         for device in devices:
             slot = self.ledger.slots.get(key := Key(info.path, device))
             if self.ledger.wanted(key) or (slot is not None and not slot.going):
                 return device
-        sizes = {device: self.ledger.size(info, device) for device in devices}
-        for device, size in sizes.items():
-            used = taken(self.ledger.on(device))
-            missing = shortage(self.budgets[device], used, size)
-            if missing.nothing and not self.ledger.prune(device):
-                return device
-        fitting = (d for d, size in sizes.items() if size <= self.budgets[d].memory_bytes)
-        return next(fitting, devices[0])
+        found = {device: self._outlook(info, device, now) for device in devices}
+        for answer in (Answer.LOAD, Answer.EVICT, Answer.WAIT, Answer.PINNED):
+            if fitting := [device for device in devices if found[device] is answer]:
+                return fitting[0]
+        return devices[0]
+
+    def _outlook(self, info: CheckpointInfo, device: Device, now: float) -> Answer:
+        """What a newcomer there would meet with; behind others, it waits."""
+        answer, _ = self._situation(device, now).judge(self.ledger.size(info, device), 0.0)
+        queued = self.ledger.prune(device) and answer in (Answer.LOAD, Answer.EVICT)
+        return Answer.WAIT if queued else answer
 
     def _situation(self, device: Device, now: float) -> Situation:
         slots, budget = self.ledger.on(device), self.budgets[device]
@@ -337,6 +341,16 @@ class Scheduler:
     def _keep_alive(self, asked_s: float | None) -> float | None:
         seconds = self._bounds.idle_ttl_s if asked_s is None else asked_s
         return None if seconds is None or seconds < 0 else seconds
+
+    def _tell_gone(self, slot: Slot, reason: Departure, how: str, now: float) -> None:
+        self._tell(
+            events.CheckpointUnloaded(
+                **_labels(slot.info, slot.key.device),
+                reason=reason,
+                idle_s=max(0.0, now - slot.last_use),
+                how=how,
+            )
+        )
 
     def _tell(self, event: events.Event) -> None:
         self._effects.append(Tell(event))

@@ -78,7 +78,17 @@ class Slot:
     @property
     def going(self) -> bool:
         """Whether its memory will be free without anything else being decided."""
-        return self.leaving is not None or self.state is SlotState.UNLOADING
+        return self.leaving is not None or self.ending
+
+    @property
+    def ending(self) -> bool:
+        """Whether its worker has been told to stop."""
+        return self.state is SlotState.UNLOADING
+
+    @property
+    def yielding(self) -> bool:
+        """Whether it drains for others, and may yet stay."""
+        return self.state is SlotState.DRAINING and self.leaving is Departure.LRU
 
     def move(self, state: SlotState) -> None:
         if state not in TRANSITIONS[self.state]:

@@ -354,6 +354,27 @@ async def test_a_caller_who_leaves_stops_no_unload() -> None:
 
 
 @asynchronous
+async def test_a_caller_who_leaves_as_the_worker_ends_takes_nobody_along() -> None:
+    house = House()
+    await house.use()
+    worker = house.launcher.workers[0]
+    stop = worker.stop
+    told = asyncio.Event()
+
+    async def late(cause: errors.LemonadeError) -> None:
+        await told.wait()
+        await stop(cause)
+
+    worker.stop = late  # type: ignore[method-assign]
+    leaving, staying = house.start(house.pool.unload()), house.start(house.pool.unload())
+    await until(lambda: house.states == [SlotState.UNLOADING])
+    worker.die()
+    leaving.cancel()  # in the very turn of the loop in which the worker is gone
+    told.set()
+    assert await staying == 1
+
+
+@asynchronous
 async def test_a_request_that_comes_while_it_leaves_loads_it_anew() -> None:
     house = House()
     async with house.running():

@@ -130,6 +130,22 @@ class TestMeasurement:
         world.use(B)
         assert world.departures() == [("a", "lru")]
 
+    def test_what_it_grew_to_is_no_measure_for_its_next_load(self) -> None:
+        world = World({Device.CPU: budget(max_models=9, memory_bytes=100)})
+        world.use(A)
+        world.leave(world.acquire(A), memory_bytes=130)
+        world.unload()
+        world.reap()
+        world.acquire(A)
+        assert list(world.loading) == [key("a")]
+
+    def test_a_process_that_is_gone_already_measures_nothing(self) -> None:
+        world = World({Device.CPU: budget(max_models=9, memory_bytes=100)})
+        world.acquire(model("a", 90))
+        world.load(memory_bytes=0)
+        (slot,) = world.scheduler.ledger.slots.values()
+        assert slot.memory_bytes == 90
+
     def test_over_the_budget_the_idle_go_but_not_the_last_used(self) -> None:
         world = World({Device.CPU: budget(max_models=9, memory_bytes=100)})
         for info in (A, B):
@@ -293,6 +309,22 @@ class TestPlacement:
             world.use(info, Device.NPU, Device.CPU)
         assert world.resident(Device.NPU) == ["c"]
 
+    def test_something_idle_elsewhere_goes_before_anybody_waits(self) -> None:
+        world = World({Device.NPU: budget(1), Device.CPU: budget(1)})
+        world.acquire(A, Device.NPU)
+        world.load()
+        world.use(B, Device.CPU)
+        world.use(C, Device.NPU, Device.CPU)
+        assert (world.resident(Device.NPU), world.resident(Device.CPU)) == (["a"], ["c"])
+
+    def test_what_is_pinned_on_one_device_is_in_nobodys_way_on_another(self) -> None:
+        world = World({Device.NPU: budget(1), Device.CPU: budget(1)})
+        world.pin(A, device=Device.NPU)
+        world.use(A, Device.NPU)
+        world.use(B, Device.CPU)
+        world.use(C, Device.NPU, Device.CPU)
+        assert world.resident(Device.CPU) == ["c"]
+
     def test_what_the_first_device_could_never_hold_goes_to_the_next(self) -> None:
         world = World({Device.NPU: budget(1, 20), Device.CPU: budget(1, 100)})
         world.use(A, Device.CPU)
@@ -371,6 +403,48 @@ class TestFairness:
         assert queued in world.leases
         world.leave(running)
         assert (world.stopping, world.resident()) == (set(), ["a"])
+
+    def test_one_that_becomes_idle_goes_instead_of_one_that_drains(self) -> None:
+        world = World(max_wait_s=5.0)
+        busy, other = world.acquire(A), world.acquire(C)
+        world.load(key("a"))
+        world.load(key("c"))
+        waiting = world.acquire(B)
+        world.pass_time(6)
+        queued = world.acquire(A)
+        assert (queued in world.waiting, world.stopping) == (True, set())
+        world.leave(other)
+        assert world.stopping == {key("c")}
+        assert {busy, queued} <= set(world.leases)
+        world.reap()
+        world.load()
+        assert waiting in world.leases
+
+    def test_one_that_drains_goes_on_as_soon_as_the_others_have_room(self) -> None:
+        world = World(max_wait_s=5.0)
+        world.acquire(A)
+        world.acquire(C)
+        world.load(key("a"))
+        world.load(key("c"))
+        world.acquire(B)
+        world.pass_time(6)
+        queued = world.acquire(A)
+        world.unload("c", force=True)
+        world.reap()
+        assert list(world.loading) == [key("b")]
+        assert queued in world.leases
+
+    def test_a_long_unload_is_waited_for_only_for_a_while(self) -> None:
+        world = World(max_wait_s=5.0)
+        world.acquire(A)
+        world.load()
+        world.use(C)
+        world.unload("a")
+        world.acquire(B)
+        world.pass_time(4)
+        assert world.stopping == set()
+        world.pass_time(2)
+        assert world.stopping == {key("c")}
 
     def test_two_busy_models_with_room_for_one_take_turns(self) -> None:
         world = World({Device.CPU: budget(1)}, min_residency_s=2.0, max_wait_s=5.0)
@@ -472,6 +546,16 @@ class TestUnload:
         world.pass_time(61)
         assert world.stopping == {key("a")}
 
+    def test_to_ask_again_moves_no_deadline(self) -> None:
+        world = World(unload_timeout_s=60.0)
+        world.acquire(A)
+        world.load()
+        world.unload()
+        world.pass_time(50)
+        world.unload()
+        world.pass_time(11)
+        assert world.stopping == {key("a")}
+
     def test_force_waits_for_nobody(self) -> None:
         world = World()
         world.acquire(A)
@@ -508,6 +592,8 @@ class TestUnload:
         assert isinstance(world.refused[ticket], errors.Unavailable)
         world.fail(error=errors.Unavailable("the load was given up"))
         assert unload in world.unloaded
+        assert world.departures() == [("a", "manual")]
+        assert not [e for e in world.events if isinstance(e, events.CheckpointLoadFailed)]
 
     def test_a_load_that_was_given_up_too_late_is_stopped(self) -> None:
         world = World()

@@ -94,7 +94,7 @@ class World:
             engine="fake",
             pid=1,
             load_s=0.5,
-            memory_bytes=memory_bytes or info.memory_bytes,
+            memory_bytes=info.memory_bytes if memory_bytes is None else memory_bytes,
         )
         self.follow(self.scheduler.loaded(key, loaded, self.now))
         return key
