@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, NamedTuple
 
 import structlog
@@ -55,8 +55,14 @@ class Application(NamedTuple):
 
     asgi: Access
     service: CompletionService
+    pool: Pool
     started: asyncio.Event
     """Set when a server has begun to run it."""
+
+    async def cut(self) -> None:
+        """End everything that runs or waits, for the daemon is shutting down."""
+        self.service.abort(errors.Draining("the server is shutting down and could wait no longer"))
+        await self.pool.close()
 
 
 @asynccontextmanager
@@ -124,7 +130,7 @@ async def open_app(
         await locator.checkpoints()
         await residents.restore_pins()
         await open_until_the_end.enter_async_context(_preloading(residents, settings))
-        yield Application(access, service, started)
+        yield Application(access, service, pool, started)
 
 
 def create_catalog(settings: Settings) -> DiskCatalog:
@@ -215,10 +221,14 @@ async def _preloading(residents: Residents, settings: Settings) -> AsyncGenerato
     def failed(model: str, error: errors.LemonadeError) -> None:
         log.warning("preload_failed", model=model, code=error.code, reason=error.message)
 
+    def ended(preload: asyncio.Task[None]) -> None:
+        if not preload.cancelled() and (error := preload.exception()):
+            log.error("preload_broke", exc_info=error)
+
     preload = asyncio.create_task(residents.preload(settings.pool.preload, failed), name="preload")
+    preload.add_done_callback(ended)
     try:
         yield
     finally:
         preload.cancel()
-        with suppress(asyncio.CancelledError):
-            await preload
+        await asyncio.wait({preload})

@@ -121,7 +121,7 @@ class FakeEngine:
             token = sequence.sampler.sample(logits)
         except MemoryError as error:
             del self._running[sequence.id]
-            return Broken(sequence.id, str(error), errors.Unavailable.code)
+            return Broken(sequence.id, str(error), errors.NoCapacity.code)
         except (RuntimeError, errors.GenerationFailed) as error:
             del self._running[sequence.id]
             return Broken(sequence.id, str(error))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine
-from typing import Any, Protocol, TypeVar
+from collections.abc import AsyncGenerator
+from typing import Any, Protocol
 
 import msgspec
 from litestar import Request
 from litestar.response import Stream
 
 from lemonade_serve.api.access import exchange_of
-from lemonade_serve.api.errors import ClientGone, Shown, report, show
+from lemonade_serve.api.connection import while_connected
+from lemonade_serve.api.errors import Shown, report, show
 from lemonade_serve.domain.completion import (
     CompletionRequest,
     CompletionService,
@@ -20,7 +21,6 @@ from lemonade_serve.domain.completion import (
     Token,
 )
 
-_T = TypeVar("_T")
 _STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 _PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
@@ -66,7 +66,7 @@ async def begin(
 async def whole(request: Request[Any, Any, Any], generation: Generation) -> str:
     """The text, when it is complete. Cancels the generation if the client leaves."""
     try:
-        return await _while_connected(request, _collect(generation))
+        return await while_connected(request, _collect(generation))
     finally:
         generation.cancel()
 
@@ -76,7 +76,7 @@ async def stream(
 ) -> Stream:
     """The text as it comes. What fails before the first token raises, with its honest status."""
     try:
-        first = await _while_connected(request, _first(generation, bounds.status_hold_s))
+        first = await while_connected(request, _first(generation, bounds.status_hold_s))
     except BaseException:
         generation.cancel()
         raise
@@ -129,22 +129,3 @@ async def _chunks(
         yield writer.error(show(error))
     finally:
         generation.cancel()
-
-
-async def _while_connected(request: Request[Any, Any, Any], work: Coroutine[Any, Any, _T]) -> _T:
-    """The result of `work`, which is cancelled when the client leaves. Raises ClientGone then."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnect(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGone
-        return task.result()
-    finally:
-        task.cancel()
-        gone.cancel()
-
-
-async def _disconnect(request: Request[Any, Any, Any]) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

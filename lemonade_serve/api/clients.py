@@ -8,11 +8,10 @@ import re
 from collections.abc import Iterable, Mapping
 
 from lemonade_serve import errors
+from lemonade_serve.settings.schema import CLIENT_NAME
 
 ANYBODY = "default"
 """The client of a request that says nothing about itself."""
-
-CLIENT_ID = r"^[A-Za-z0-9._:-]{1,64}$"
 
 Headers = Iterable[tuple[bytes, bytes]]
 """As ASGI has them: names in lower case."""
@@ -53,7 +52,7 @@ class Clients:
 
 
 def _client_id(given: str) -> str:
-    if not re.fullmatch(CLIENT_ID, given):
+    if not re.fullmatch(CLIENT_NAME, given):
         raise errors.InvalidRequest(
             "X-Client-Id is 1 to 64 letters, digits, '.', '_', ':' or '-'", param="X-Client-Id"
         )

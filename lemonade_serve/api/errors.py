@@ -79,6 +79,10 @@ class OpenAIError(msgspec.Struct, frozen=True, kw_only=True):
     error: ErrorDetail
 
 
+_OPENAI_NAMES = {"min_length": "min_tokens", "max_length": "max_tokens"}
+"""What OpenAI's dialect calls a parameter."""
+
+
 class Shown(NamedTuple):
     """An error, ready to be written in any dialect."""
 
@@ -104,7 +108,8 @@ class Shown(NamedTuple):
         return SpecError(message=self.message, code=self.code)
 
     def openai_body(self) -> OpenAIError:
-        detail = ErrorDetail(message=self.message, type=self.type, param=self.param, code=self.code)
+        param = _OPENAI_NAMES.get(self.param or "", self.param)
+        detail = ErrorDetail(message=self.message, type=self.type, param=param, code=self.code)
         return OpenAIError(error=detail)
 
 

@@ -9,8 +9,8 @@ from msgspec import Meta
 
 from lemonade_serve import errors
 
-_WORDS = r"^(-?[0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)?$"
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_WORDS = r"^(-?[0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)?$"
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 Words = Annotated[str, Meta(pattern=_WORDS, examples=["5m", "300s", "-1"])]
 """A number of seconds, or with a unit after it."""

@@ -19,7 +19,7 @@ from granian.server.embed import Server
 
 from lemonade_serve import __version__
 from lemonade_serve.app import Application, open_app
-from lemonade_serve.errors import Draining, SettingsError
+from lemonade_serve.errors import SettingsError
 from lemonade_serve.settings import Server as ServerSettings
 from lemonade_serve.settings import Settings, read_api_keys
 
@@ -112,7 +112,7 @@ async def _drain(application: Application, timeout_s: float, hurrying: asyncio.E
     if not drained.done() or not drained.result():
         drained.cancel()
         log.warning("requests_cut", requests=access.in_flight)
-        application.service.abort(Draining("the server is shutting down and could wait no longer"))
+        await application.cut()
         await access.drain(_FAREWELL_S)
 
 

@@ -15,9 +15,8 @@ import httpx
 from lemonade_serve.devices.finding import Finding, Level, gib
 from lemonade_serve.hub.catalog import DiskCatalog
 from lemonade_serve.settings import Server
+from lemonade_serve.store.directory import LOCK
 
-_LOCK = "lock"
-"""The file in the state directory that a daemon holds."""
 _SCARCE_BYTES = 2 * 2**30
 _ANSWER_TIMEOUT_S = 2.0
 _ANY = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # noqa: S104
@@ -64,8 +63,8 @@ def check_state(path: Path) -> Finding:
         )
     if there != path:
         return Finding(Level.OK, "state_dir", f"{path} is made when the daemon starts")
-    if _is_held(path / _LOCK):
-        pid = (path / _LOCK).read_text("utf-8", "replace").strip()
+    if _is_held(path / LOCK):
+        pid = (path / LOCK).read_text("utf-8", "replace").strip()
         return Finding(Level.OK, "state_dir", f"{path} is in use by a daemon (pid {pid or '?'})")
     return Finding(Level.OK, "state_dir", f"{path} is writable, and no daemon uses it")
 

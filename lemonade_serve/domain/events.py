@@ -65,7 +65,7 @@ class CheckpointRequested(CheckpointEvent, frozen=True, kw_only=True):
 
 
 class CatalogueListed(msgspec.Struct, frozen=True, kw_only=True):
-    """These are the models on disk; others may still be in memory."""
+    """These are all models that there are: on disk, or in memory."""
 
     models: frozenset[str]
 

@@ -74,7 +74,8 @@ class Locator:
         """What is on disk. Raises NotAllowed for a directory outside the allowed roots."""
         found = await asyncio.to_thread(self._catalog.list, cache_dir)
         if cache_dir is None:
-            self._observer.observe(CatalogueListed(models=frozenset(info.name for info in found)))
+            models = {info.name for info in found} | {slot.model for slot in self._pool.slots()}
+            self._observer.observe(CatalogueListed(models=frozenset(models)))
         return found
 
     def usual_device(self, info: CheckpointInfo) -> str:

@@ -61,7 +61,8 @@ class Launcher(Protocol):
     """Starts workers."""
 
     async def launch(self, info: CheckpointInfo, device: Device) -> Worker:
-        """A worker that is loaded and warm. Raises ModelLoadError; leaves no process then."""
+        """A worker that is loaded and warm. Raises ModelLoadError, or NoCapacity when there was no
+        memory for it; leaves no process then."""
 
 
 class CheckpointCatalog(Protocol):

@@ -10,6 +10,7 @@ import msgspec
 
 from lemonade_serve import errors
 from lemonade_serve.domain import device as devices
+from lemonade_serve.domain.device import Device
 from lemonade_serve.domain.placement import Locator, Placement
 from lemonade_serve.domain.ports import Pin, PinStore
 from lemonade_serve.domain.residency.pool import Pool
@@ -36,7 +37,7 @@ class Residents:
         self, *, model: str | None = None, device: str | None = None, force: bool = False
     ) -> int:
         """Unload one model, one device's or all; returns how many left."""
-        where = devices.candidates(device, self._pool.available)[0] if device else None
+        where = self._only(device)
         return await self._pool.unload(model=model, device=where, force=force)
 
     async def pin(self, placement: Placement) -> SlotView:
@@ -46,19 +47,21 @@ class Residents:
         """
         async with self._leased(placement) as view:  # or it might leave before the pin holds it
             pin = Pin(view.model, view.device, view.dtype)
-            await self._repin(lambda pins: pins | {pin})
+            async with self._pinning:
+                await self._keep(self._pool.pins | {pin})
             return msgspec.structs.replace(view, pinned=True)
 
     async def unpin(self, *, model: str | None = None, device: str | None = None) -> int:
         """Take the pins of one model, one device or all back; returns how many there were."""
-        before = self._pool.pins
-        kept = frozenset(
-            pin
-            for pin in before
-            if model not in (None, pin.model) or device not in (None, pin.device)
-        )
-        await self._repin(lambda pins: pins & kept)
-        return len(before) - len(kept)
+        where = self._only(device)
+        async with self._pinning:
+            going = {
+                pin
+                for pin in self._pool.pins
+                if model in (None, pin.model) and where in (None, Device(pin.device))
+            }
+            await self._keep(self._pool.pins - going)
+        return len(going)
 
     async def restore_pins(self) -> None:
         """Put the pins that were kept in force. Raises StoreUnavailable."""
@@ -97,8 +100,12 @@ class Residents:
         finally:
             lease.release()
 
-    async def _repin(self, change: Callable[[frozenset[Pin]], frozenset[Pin]]) -> None:
-        async with self._pinning:
-            pins = change(self._pool.pins)
-            await asyncio.to_thread(self._pins.save, pins)
-            self._pool.pin(pins)
+    async def _keep(self, pins: frozenset[Pin]) -> None:
+        await asyncio.to_thread(self._pins.save, pins)
+        self._pool.pin(pins)
+
+    def _only(self, device: str | None) -> Device | None:
+        """The device that is named; None for any. Raises DeviceUnavailable."""
+        if device in (None, devices.HYBRID):
+            return None
+        return devices.candidates(str(device), self._pool.available)[0]

@@ -59,8 +59,8 @@ class DiskCatalog:
     """
 
     def __init__(self, root: Path, allowed: Sequence[Path] = ()) -> None:
-        self._root = root
-        self._allowed = [root, *allowed]
+        self._root = root.resolve()  # one checkpoint has one path, whichever way a client names it
+        self._allowed = [self._root, *(path.resolve() for path in allowed)]
         self._known: dict[tuple[Path, Path], tuple[int, CheckpointInfo]] = {}
 
     def find(self, name: str, dtype: str, cache_dir: str | None = None) -> CheckpointInfo:

@@ -103,6 +103,9 @@ class Ready(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """With an error of `errors.py`, by its code."""
+
+    code: str
     message: str
 
 

@@ -64,8 +64,8 @@ class ProcessLauncher:
         match await child.receive():
             case Ready() as ready:
                 return ready
-            case LoadFailed(message):
-                raise errors.ModelLoadError(f"{info.name}: {message}")
+            case LoadFailed(code, message):
+                raise errors.from_code(code, f"{info.name}: {message}")
             case None:
                 raise errors.ModelLoadError(
                     f"{info.name}: the worker died while loading: {await child.reap()}"

@@ -10,7 +10,8 @@ from typing import Self
 
 from lemonade_serve.errors import SettingsError
 
-_LOCK = "lock"
+LOCK = "lock"
+"""The file in it that a daemon holds."""
 
 
 class StateDirectory:
@@ -27,10 +28,10 @@ class StateDirectory:
     def __enter__(self) -> Self:
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = _take(self.path / _LOCK)
+            self._lock = _take(self.path / LOCK)
         except BlockingIOError:
             raise SettingsError(
-                f"another daemon{_owner(self.path / _LOCK)} uses {self.path}: stop it, or name "
+                f"another daemon{_owner(self.path / LOCK)} uses {self.path}: stop it, or name "
                 "another one with --state-dir / LEMONADE_STATE_DIR"
             ) from None
         except OSError as error:

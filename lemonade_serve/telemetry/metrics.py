@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 
 from prometheus_client import CollectorRegistry, Info, ProcessCollector
@@ -53,7 +53,6 @@ class MetricsObserver:
     def __init__(self, sources: Sources, *, devices: Sequence[str], version: str) -> None:
         self.families = Families()
         self.registry = CollectorRegistry()
-        self._sources = sources
         self._devices = devices
         self._models: dict[str, None] = {}
         self._crashed: set[tuple[str, str]] = set()
@@ -90,7 +89,8 @@ class MetricsObserver:
                 self._ended(event, named if named in self._models else OTHER, NO_DEVICE)
             case CatalogueListed(models=models):
                 self.know(sorted(models))
-                self._forget_all_but(models)
+                for model in [model for model in self._models if model not in models]:
+                    self.forget(model)
             case CheckpointRequested():
                 pool = self.families.hits if event.resident else self.families.misses
                 pool.add(1, event.model, event.device)
@@ -139,13 +139,6 @@ class MetricsObserver:
             self.families.idle.observe([event.idle_s], event.device)
         if event.reason is Departure.CRASH:
             self._crashed.add(where)
-
-    def _forget_all_but(self, models: Collection[str]) -> None:
-        """What is neither on disk nor in memory is nobody's model any more."""
-        slots, _ = self._sources.residency()
-        kept = {*models, *(slot.model for slot in slots)}
-        for model in [model for model in self._models if model not in kept]:
-            self.forget(model)
 
     def _start(self) -> None:
         self._start_refused(OTHER)

@@ -36,7 +36,7 @@ def main() -> None:
     try:
         loop, ready = _load(load, inbox, channel)
     except errors.LemonadeError as error:
-        channel.send(LoadFailed(error.message))
+        channel.send(LoadFailed(error.code, error.message))
         return
     channel.send(ready)
     loop.run()

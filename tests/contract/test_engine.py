@@ -185,5 +185,5 @@ def test_a_broken_sequence_is_forgotten_and_hurts_no_other(engine: Engine) -> No
 def test_what_there_is_no_memory_for_may_be_asked_again(engine: Engine) -> None:
     engine.submit(sequence(1, PROMPT, HungrySampler))
     steps = stepped(engine, lambda steps: any(isinstance(step, Broken) for step in steps))
-    assert steps[-1] == Broken(1, "there is no memory", errors.Unavailable.code)
+    assert steps[-1] == Broken(1, "there is no memory", errors.NoCapacity.code)
     assert engine.idle

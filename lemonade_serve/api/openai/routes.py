@@ -20,6 +20,7 @@ from lemonade_serve.api.deps import Bounds, Finder, Service
 from lemonade_serve.api.keep_alive import seconds
 from lemonade_serve.api.openai import schemas
 from lemonade_serve.api.openai.writers import ChatWriter, CompletionWriter
+from lemonade_serve.api.query import nothing_unknown
 from lemonade_serve.api.schema.told import GENERATION, MODEL, told
 from lemonade_serve.domain.checkpoint import CheckpointInfo
 from lemonade_serve.domain.completion import (
@@ -172,9 +173,15 @@ routers = [
         Router(
             prefix,
             route_handlers=[create_completion, create_chat_completion, list_models, retrieve_model],
+            guards=[nothing_unknown],
             tags=["OpenAI"],
         )
         for prefix in ("/v1", "/api/v1")
     ),
-    Router("/api/v0", route_handlers=[create_chat_completion], tags=["OpenAI"]),
+    Router(
+        "/api/v0",
+        route_handlers=[create_chat_completion],
+        guards=[nothing_unknown],
+        tags=["OpenAI"],
+    ),
 ]

@@ -85,6 +85,7 @@ class ChatMessage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class ChatRequest(Request, frozen=True, kw_only=True, forbid_unknown_fields=True):
     messages: Annotated[list[ChatMessage], Meta(min_length=1)]
     max_completion_tokens: MaxLength | None = None
+    parallel_tool_calls: Literal[True] | None = None
 
 
 class PromptTokensDetails(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,9 +18,9 @@ from litestar.routes import HTTPRoute
 
 from lemonade_serve import __version__
 from lemonade_serve.api.body import Body
-from lemonade_serve.api.clients import CLIENT_ID
 from lemonade_serve.api.errors import OpenAIError, SpecError, speaks_spec
 from lemonade_serve.api.schema.told import Told
+from lemonade_serve.settings.schema import CLIENT_NAME
 
 Json = dict[str, Any]
 
@@ -52,7 +52,7 @@ _CLIENT = {
     "in": "header",
     "required": False,
     "description": "Names the client; with an API key, one under the key's own.",
-    "schema": {"type": "string", "pattern": CLIENT_ID},
+    "schema": {"type": "string", "pattern": CLIENT_NAME},
 }
 
 

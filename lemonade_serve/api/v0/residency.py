@@ -8,6 +8,7 @@ from litestar import Request, get, post
 from litestar.params import FromQuery
 
 from lemonade_serve.api.body import Body
+from lemonade_serve.api.connection import while_connected
 from lemonade_serve.api.deps import Resident
 from lemonade_serve.api.keep_alive import Words, seconds
 from lemonade_serve.api.schema.told import BODY, LOAD, told
@@ -46,11 +47,12 @@ _UNPIN = Body(schemas.UnpinBody, {"everything": {}, "one model": {"model": _MODE
 )
 async def load(request: Request[Any, Any, Any], residents: Resident) -> schemas.Success:
     """Make a model resident before it is needed."""
-    return await _load(await _LOAD.read(request), residents)
+    return await _load(request, await _LOAD.read(request), residents)
 
 
 @get("/load", operation_id="load_by_query", opt=told(LOAD))
-async def load_by_query(
+async def load_by_query(  # noqa: PLR0913, PLR0917, what a query may say
+    request: Request[Any, Any, Any],
     residents: Resident,
     model: FromQuery[schemas.ModelName],
     device: FromQuery[schemas.DeviceName] = HYBRID,
@@ -62,7 +64,7 @@ async def load_by_query(
     body = schemas.LoadBody(
         model=model, device=device, dtype=dtype, cache_dir=cache_dir, keep_alive=keep_alive
     )
-    return await _load(body, residents)
+    return await _load(request, body, residents)
 
 
 @post(
@@ -92,7 +94,7 @@ async def pin(request: Request[Any, Any, Any], residents: Resident) -> schemas.S
     """Make a model resident and let nothing evict it, over restarts, until it is unpinned."""
     data = await _PIN.read(request)
     placement = Placement(model=data.model, device=data.device, dtype=data.dtype)
-    slot = await residents.pin(placement)
+    slot = await while_connected(request, residents.pin(placement))
     return schemas.Success(
         message=f"Model pinned successfully: {slot.model} in {slot.dtype} on {slot.device}"
     )
@@ -108,7 +110,9 @@ async def unpin(request: Request[Any, Any, Any], residents: Resident) -> schemas
     )
 
 
-async def _load(wanted: schemas.LoadBody, residents: Residents) -> schemas.Success:
+async def _load(
+    request: Request[Any, Any, Any], wanted: schemas.LoadBody, residents: Residents
+) -> schemas.Success:
     placement = Placement(
         model=wanted.model,
         device=wanted.device,
@@ -116,7 +120,7 @@ async def _load(wanted: schemas.LoadBody, residents: Residents) -> schemas.Succe
         cache_dir=wanted.cache_dir,
         keep_alive=seconds(wanted.keep_alive),
     )
-    slot = await residents.load(placement)
+    slot = await while_connected(request, residents.load(placement))
     return schemas.Success(
         message=f"Model loaded successfully: {slot.model} in {slot.dtype} on {slot.device}"
     )

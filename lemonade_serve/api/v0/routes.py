@@ -5,9 +5,9 @@ from __future__ import annotations
 from litestar import Router
 from litestar.routes import ASGIRoute, HTTPRoute, WebSocketRoute
 
+from lemonade_serve.api.query import nothing_unknown
 from lemonade_serve.api.v0.completions import complete
 from lemonade_serve.api.v0.params import forget_params, set_params, show_params
-from lemonade_serve.api.v0.query import known_query
 from lemonade_serve.api.v0.reports import (
     health,
     list_checkpoints,
@@ -41,7 +41,7 @@ router = Router(
         list_checkpoints,
         list_checkpoints_by_body,
     ],
-    guards=[known_query],
+    guards=[nothing_unknown],
     tags=["Lemonade"],
 )
 

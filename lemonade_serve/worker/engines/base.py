@@ -33,7 +33,7 @@ class Sampled(NamedTuple):
 
 class Broken(NamedTuple):
     """The engine gave the sequence up and has forgotten it. `code` is one of `errors.py`; what
-    there was no memory for may be asked again later, and is `Unavailable`."""
+    there was no memory for may be asked again later, and is `NoCapacity`."""
 
     id: int
     message: str

@@ -56,22 +56,13 @@ class GenaiEngine:
 
     At most `sequence_slots` sequences run at once, in turn; `idle_sequences` caches of ended ones
     are kept. A prompt is read `prefill_chunk_tokens` at a time, between other sequences' tokens.
-    Raises ModelLoadError when onnxruntime-genai cannot load the checkpoint.
+    Raises ModelLoadError when onnxruntime-genai cannot load the checkpoint, and NoCapacity when
+    there is no memory for it.
     """
 
     name = "onnxruntime-genai"
 
     def __init__(self, load: Load, *, context_length: int) -> None:
-        options = {"intra_op_num_threads": load.threads}
-        try:
-            config = og.Config(load.path)
-            config.clear_providers()
-            if load.execution_provider != "cpu":
-                config.append_provider(load.execution_provider)
-            config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))
-            self._model = og.Model(config)
-        except RuntimeError as error:
-            raise errors.ModelLoadError(str(error)) from error
         self._context_length = context_length
         self._slots = load.sequence_slots
         self._idle_bound = load.idle_sequences
@@ -79,7 +70,13 @@ class GenaiEngine:
         self._waiting: deque[Sequence] = deque()
         self._running: deque[_Running] = deque()
         self._kept: list[_Cache] = []  # least recently used first
-        self._vocabulary = self._warm_up()
+        try:
+            self._model = _model(load)
+            self._vocabulary = self._warm_up()
+        except (RuntimeError, MemoryError) as error:
+            if _is_no_memory(error):
+                raise errors.NoCapacity(f"there is no memory to load it: {error}") from error
+            raise errors.ModelLoadError(str(error)) from error
 
     @property
     def idle(self) -> bool:
@@ -167,12 +164,24 @@ class GenaiEngine:
         del self._kept[: max(0, len(self._kept) - self._idle_bound)]
 
 
-def _code(error: Exception) -> str:
-    """Native code says it only in words when there was no memory."""
+def _model(load: Load) -> og.Model:
+    config = og.Config(load.path)
+    config.clear_providers()
+    if load.execution_provider != "cpu":
+        config.append_provider(load.execution_provider)
+    options = {"intra_op_num_threads": load.threads}
+    config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))
+    return og.Model(config)
+
+
+def _is_no_memory(error: Exception) -> bool:
+    """Native code says it in words only."""
     said = str(error).lower()
-    if isinstance(error, MemoryError) or any(words in said for words in _NO_MEMORY):
-        return errors.Unavailable.code
-    return errors.GenerationFailed.code
+    return isinstance(error, MemoryError) or any(words in said for words in _NO_MEMORY)
+
+
+def _code(error: Exception) -> str:
+    return errors.NoCapacity.code if _is_no_memory(error) else errors.GenerationFailed.code
 
 
 def _common_prefix(a: list[int], b: list[int]) -> int:

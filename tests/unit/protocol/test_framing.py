@@ -192,12 +192,12 @@ def test_a_length_over_the_bound_is_refused_before_it_is_read(
 
 def test_a_message_over_the_bound_is_not_sent() -> None:
     with pytest.raises(FrameError, match="over the bound"):
-        encode(messages.LoadFailed("x" * MAX_FRAME_BYTES))
+        encode(messages.LoadFailed("", "x" * MAX_FRAME_BYTES))
 
 
 def test_the_longest_message_is_sent() -> None:
-    overhead = len(encode(messages.LoadFailed("x" * 65536))) - 65536 - 4
-    assert len(encode(messages.LoadFailed("x" * (MAX_FRAME_BYTES - overhead)))) == (
+    overhead = len(encode(messages.LoadFailed("", "x" * 65536))) - 65536 - 4
+    assert len(encode(messages.LoadFailed("", "x" * (MAX_FRAME_BYTES - overhead)))) == (
         MAX_FRAME_BYTES + 4
     )
 

@@ -79,7 +79,7 @@ class Child:
         self.obedient()
 
     def will_not_load(self) -> None:
-        self._answer(LoadFailed("the file is cut"))
+        self._answer(LoadFailed("model_load_error", "the file is cut"))
 
     def dies_loading(self) -> None:
         self.hello()

@@ -17,7 +17,6 @@ from tests.unit.telemetry.house import (
     loaded,
     refused,
     requested,
-    slot,
     unloaded,
 )
 
@@ -289,8 +288,7 @@ def test_a_model_that_was_forgotten_is_other_and_then_starts_anew(house: House) 
 
 
 def test_what_is_neither_on_disk_nor_in_memory_is_forgotten(house: House) -> None:
-    house.metrics.know(["gone", "resident", "kept"])
-    house.slots = [slot(model="resident")]
+    house.metrics.know(["gone", "kept"])
     house.see(CatalogueListed(models=frozenset({"kept", "new"})))
     models = {
         sample.labels.get("model")
@@ -298,7 +296,7 @@ def test_what_is_neither_on_disk_nor_in_memory_is_forgotten(house: House) -> Non
         for sample in family.samples
     }
     assert "gone" not in models
-    assert {"resident", "kept", "new"} <= models
+    assert {"kept", "new"} <= models
 
 
 def test_forgetting_what_was_never_there_is_nothing(house: House) -> None:

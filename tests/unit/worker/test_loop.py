@@ -200,7 +200,7 @@ def test_a_sequence_that_there_is_no_memory_for_may_come_again(
     talk: Callable[..., Conversation],
 ) -> None:
     events = talk("abc").run(generate(1, "?big:"), generate(2))
-    assert of(1, events)[-1] == Failed(1, "overloaded", "there is no memory")
+    assert of(1, events)[-1] == Failed(1, "no_capacity", "there is no memory")
     assert text(of(2, events)) == "abc"
 
 
