@@ -113,18 +113,25 @@ async def test_every_reference_leads_somewhere(open_house: Open) -> None:
 @asynchronous
 async def test_errors_are_described_in_the_dialect_of_the_route(open_house: Open) -> None:
     described = await document(open_house)
-    for path, dialect, statuses in [
-        ("/api/v0/completions", "SpecError", {400, 403, 404, 413, 429, 500, 503}),
-        ("/api/v0/chat/completions", "OpenAIError", {400, 403, 404, 413, 429, 500, 503}),
-        ("/v1/completions", "OpenAIError", {400, 403, 404, 413, 429, 500, 503}),
-        ("/api/v0/params", "SpecError", {400, 403, 404, 413, 429, 500, 503}),
+    everything = {400, 403, 404, 413, 429, 500, 503}
+    for verb, path, dialect, statuses in [
+        ("post", "/api/v0/completions", "SpecError", everything),
+        ("post", "/api/v0/chat/completions", "OpenAIError", everything),
+        ("post", "/v1/completions", "OpenAIError", everything),
+        ("post", "/api/v0/params", "SpecError", everything),
+        ("get", "/api/v0/params", "SpecError", everything - {413, 429}),
+        ("get", "/api/v0/load", "SpecError", everything - {413}),
+        ("get", "/v1/models/{model_id}", "OpenAIError", everything - {413, 429}),
+        ("get", "/metrics", "OpenAIError", {400, 403, 500}),
+        ("get", "/readyz", "OpenAIError", {503}),
+        ("get", "/livez", "OpenAIError", set()),
     ]:
-        responses = described["paths"][path]["post"]["responses"]
+        responses = described["paths"][path][verb]["responses"]
         assert {int(status) for status in responses} == {200, *statuses}
         for status in statuses:
             schema = responses[str(status)]["content"]["application/json"]["schema"]
             assert schema == {"$ref": f"#/components/schemas/{dialect}"}
-        assert "Retry-After" in responses["503"]["headers"]
+            assert ("Retry-After" in responses[str(status)]["headers"]) == (status in (429, 503))
 
 
 @asynchronous
