@@ -24,6 +24,9 @@ from lemonade_serve.domain.checkpoint import CheckpointInfo
 
 _WORDS = ("lemon", "lime", "orange", "river", "mountain", "quiet", "engine", "window", "paper")
 _DEADLINE_S = 60.0
+_KEPT_S = 10.0
+"""The daemon hangs up on a connection that was idle for 30 s."""
+_LOG_BYTES = 4096
 _HOST = "127.0.0.1"
 
 
@@ -49,15 +52,19 @@ class Client:
     def __init__(self, port: int) -> None:
         self._port = port
         self._connection = http.client.HTTPConnection(_HOST, port, timeout=_DEADLINE_S)
+        self._used = 0.0
 
     def ask(self, path: str, body: object = None, *, accept: str = "*/*") -> bytes:
         """GET, or with a body POST, over a connection that is kept; the answer's body."""
+        if time.monotonic() - self._used > _KEPT_S:
+            self._connection.close()  # and opened by the request
         content = None if body is None else json.dumps(body)
         headers = {"Accept": accept, "Content-Type": "application/json"}
         method = "GET" if body is None else "POST"
         self._connection.request(method, path, body=content, headers=headers)
         with self._connection.getresponse() as response:
             answer = response.read()
+        self._used = time.monotonic()
         assert response.status == 200, answer
         return answer
 
@@ -114,7 +121,7 @@ def daemon(
             yield port
         except BaseException:
             log.seek(0)
-            sys.stderr.write(log.read().decode(errors="replace"))
+            sys.stderr.write(log.read()[-_LOG_BYTES:].decode(errors="replace"))
             raise
         finally:
             process.terminate()
