@@ -290,3 +290,34 @@ def _without_pings(stream: bytes) -> bytes:
 
 def _plain(body: object) -> object:
     return json.loads(msgspec.json.encode(body))
+
+
+@asynchronous
+async def test_unknown_query_parameters_are_refused_by_name(open_house: Open) -> None:
+    async with open_house() as house:
+        answer = await house.client.get("/v1/models?limit=1")
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"] == "limit"
+
+
+@asynchronous
+async def test_what_contradicts_itself_is_named_in_openais_words(open_house: Open) -> None:
+    async with open_house(default_model="small") as house:
+        body = {"prompt": "x", "max_tokens": 1, "min_tokens": 2}
+        answer = await house.client.post("/v1/completions", json=body)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "min_tokens")
+
+
+@asynchronous
+async def test_tool_calls_may_be_parallel_where_there_are_none(open_house: Open) -> None:
+    async with open_house(default_model="small") as house:
+        body = {
+            "messages": [{"role": "user", "content": "x"}],
+            "parallel_tool_calls": True,
+            "max_tokens": 1,
+        }
+        assert (await house.client.post("/v1/chat/completions", json=body)).status_code == 200
+        refused = await house.client.post(
+            "/v1/chat/completions", json={**body, "parallel_tool_calls": False}
+        )
+        assert refused.json()["error"]["param"] == "parallel_tool_calls"

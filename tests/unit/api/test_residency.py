@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
-from tests.fakes import asynchronous
+from lemonade_serve.domain.device import Device as Where
+from lemonade_serve.settings import Device, Devices, Pool
+from tests.fakes import DEADLINE_S, asynchronous, checkpoint, until
 from tests.unit.api.conftest import House, Open
 
 
@@ -137,3 +140,91 @@ def test_options_knows_every_verb_of_a_path(open_house: Open, path: str) -> None
             assert ("DELETE" in allowed) == (path == "params")
 
     ask()
+
+
+@asynchronous
+async def test_a_load_ends_with_the_daemon(open_house: Open) -> None:
+    async with open_house() as house:
+        house.launcher.hold()
+        loading = asyncio.create_task(house.client.get("/api/v0/load", params={"model": "small"}))
+        await house.launcher.launching.wait()
+        await house.application.cut()
+        answer = await loading
+        assert (answer.status_code, answer.json()["code"]) == (503, "draining")
+        assert house.launcher.cancelled == 1
+
+
+@asynchronous
+async def test_a_load_that_its_client_left_does_not_begin(open_house: Open) -> None:
+    cpu = Device(execution_provider="cpu", max_models=1)
+    async with open_house(devices=Devices(cpu=cpu), pool=Pool(max_wait_s=1e6)) as house:
+        async with asyncio.timeout(DEADLINE_S):
+            lease = house.application.pool.acquire(checkpoint("busy"), [Where.CPU])
+            await lease.worker()
+            gone = asyncio.Event()
+            loading = asyncio.create_task(_get_until(gone, house, "/api/v0/load", b"model=small"))
+            await until(lambda: len(house.application.pool.slots()) == 2)
+            gone.set()
+            assert await loading == 499
+            assert [view.model for view in house.application.pool.slots()] == ["busy"]
+            lease.release()
+
+
+async def _get_until(gone: asyncio.Event, house: House, path: str, query: bytes) -> int:
+    """The status of a request whose client leaves then."""
+    statuses: list[int] = []
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": query,
+        "headers": [],
+        "scheme": "http",
+        "server": None,
+        "client": None,
+        "root_path": "",
+        "http_version": "1.1",
+        "extensions": {},
+    }
+
+    async def receive() -> Any:
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        statuses.extend([message["status"]] if "status" in message else [])
+
+    await house.application.asgi(scope, receive, send)  # type: ignore[arg-type]
+    return statuses[0]
+
+
+@pytest.mark.parametrize(
+    ("verb", "path"),
+    [
+        ("GET", "/api/v0/unload"),
+        ("GET", "/api/v0/load?model=small"),
+        ("DELETE", "/api/v0/params"),
+        ("GET", "/v1/models"),
+    ],
+)
+def test_a_body_where_none_is_taken_is_not_ignored(open_house: Open, verb: str, path: str) -> None:
+    @asynchronous
+    async def ask() -> None:
+        async with open_house() as house:
+            answer = await house.client.request(verb, path, json={"model": "small"})
+            assert answer.status_code == 400
+            assert "in the query" in answer.text
+            assert house.launcher.launches == []
+
+    ask()
+
+
+@asynchronous
+async def test_a_parameter_said_twice_is_refused(open_house: Open) -> None:
+    async with open_house() as house:
+        answer = await house.client.get("/api/v0/load?model=small&model=other")
+        assert (answer.status_code, answer.json()["message"]) == (
+            400,
+            "model is given more than once",
+        )

@@ -87,6 +87,17 @@ async def test_unloading_takes_a_device_by_its_name() -> None:
 
 
 @asynchronous
+async def test_hybrid_means_every_device_when_something_is_to_go() -> None:
+    house = House()
+    for device in ("npu", "cpu"):
+        await house.residents.pin(Placement(model="small", device=device))
+    assert await house.residents.unpin(device="hybrid") == 2
+    assert await house.residents.unload(device="hybrid") == 2
+    with pytest.raises(errors.DeviceUnavailable):
+        await house.residents.unpin(device="tpu")
+
+
+@asynchronous
 async def test_a_pin_is_kept_and_in_force() -> None:
     house = House()
     view = await house.residents.pin(Placement(model="small", device="cpu"))
@@ -118,6 +129,16 @@ async def test_pins_made_at_the_same_time_are_all_kept() -> None:
         *(house.residents.pin(Placement(model=model)) for model in ("small", "large"))
     )
     assert {pin.model for pin in house.pins.pins} == {"small", "large"}
+
+
+@asynchronous
+async def test_an_unpin_loses_no_pin_that_is_being_kept() -> None:
+    house = House()
+    await house.residents.pin(Placement(model="small"))
+    await asyncio.gather(
+        house.residents.pin(Placement(model="large")), house.residents.unpin(model="small")
+    )
+    assert {pin.model for pin in house.pins.pins} == {"large"}
 
 
 @asynchronous
