@@ -51,7 +51,7 @@ class Client:
         return [*self._specification(model), *self._plain(model), *self._chat(model)]
 
     def _specification(self, model: str) -> list[Usage]:
-        whole, streamed = "ABCDEFGH"[2 * self._number : 2 * self._number + 2]
+        whole, streamed = "ABCDEFGH"[2 * self._number], "ABCDEFGH"[2 * self._number + 1]
         path, body = "/api/v0/completions", {"model": model, "max_length": TOKENS}
         text = self._whole(path, {**body, "prompt": f"{whole} is a letter"})
         *_, last = self._daemon.events(path, {**body, "prompt": f"{streamed} is another letter"})
