@@ -1,15 +1,14 @@
 """The real checkpoint many times over: under other names, and spoilt in every way that a test
-needs. The files are hard links, so that it takes next to no disk."""
+needs."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 
+from tests import checkpoints
 from tests.daemon import MODEL
 
 TWIN = "twin"
@@ -39,11 +38,13 @@ class Gallery:
         self.root = directory / "gallery"
         self.elsewhere = directory / "elsewhere"
         self.outside = directory / "outside"
-        self._source = cache_dir / MODEL / "int8"
+        self._source = checkpoints.original(cache_dir)
         for name in (f"{MODEL}/int8", TWIN, f"{PAIR}/int8"):
             self._hang(self.root / name)
         self._hang(self.root / PAIR / "int4", **{"provenance.json": b'{"dtype": "int4"}'})
-        self._hang(self.root / SHORT, **{"genai_config.json": self._short()})
+        self._hang(
+            self.root / SHORT, **checkpoints.config(self._source, context_length=SHORT_CONTEXT)
+        )
         self._hang(self.root / BASE, **{"tokenizer_config.json": b"{}"})
         self._hang(self.root / CUT, **{"model.onnx.data": b"no weights"})
         self._hang(self.root / BENT, **{"model.onnx": self._bent()})
@@ -54,19 +55,7 @@ class Gallery:
         (self.elsewhere / "way-out").symlink_to(self.outside)
 
     def _hang(self, target: Path, **replaced: bytes) -> Path:
-        target.mkdir(parents=True)
-        for file in self._source.iterdir():
-            if file.name in replaced:
-                (target / file.name).write_bytes(replaced[file.name])
-            else:
-                (target / file.name).hardlink_to(file)
-        return target
-
-    def _short(self) -> bytes:
-        config: dict[str, Any] = json.loads((self._source / "genai_config.json").read_bytes())
-        config["model"]["context_length"] = SHORT_CONTEXT
-        config["search"]["max_length"] = SHORT_CONTEXT
-        return json.dumps(config).encode()
+        return checkpoints.link(self._source, target, replaced)
 
     def _bent(self) -> bytes:
         """The last normalisation multiplies with what is no number, and so all logits are none."""

@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests import checkpoints
 from tests.daemon import MODEL, Daemon, eventually, is_gone
 
 StartDaemon = Callable[..., Daemon]
@@ -294,13 +295,8 @@ def test_requests_that_come_together_share_one_load(start_daemon: StartDaemon, c
 def test_a_checkpoint_that_cannot_be_loaded_is_an_error_and_no_process(
     start_daemon: StartDaemon, cache_dir: Path, tmp_path: Path
 ) -> None:
-    source = cache_dir / MODEL / "int8"
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    for file in source.iterdir():
-        (broken / file.name).symlink_to(file)
-    (broken / "model.onnx.data").unlink()
-    (broken / "model.onnx.data").write_bytes(b"short")
+    cut = {"model.onnx.data": b"short"}
+    checkpoints.link(checkpoints.original(cache_dir), tmp_path / "broken", cut)
     daemon = start_daemon(LEMONADE_CACHE_DIR=str(tmp_path))
     for stream in (False, True):
         answer = daemon.client.post(

@@ -151,7 +151,7 @@ def own_models(cache_dir: Path, tmp_path: Path) -> Path:
     source, root = checkpoints.original(cache_dir), tmp_path / "models"
     for name in "ab":
         checkpoints.link(source, root / name)
-    checkpoints.link(source, root / "broken", {"model.onnx.data": "short"})
+    checkpoints.link(source, root / "broken", {"model.onnx.data": b"short"})
     return root
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -52,11 +51,9 @@ def test_a_budget_of_bytes_makes_room_as_a_number_of_models_does(
     """With a context so short that the estimate is near what is measured: room for two and a half
     models has then room for two, whether or not the newcomer has been measured."""
     source = checkpoints.original(cache_dir)
-    config = json.loads((source / checkpoints.CONFIG).read_text())
-    config["model"]["context_length"] = config["search"]["max_length"] = 256
+    short = checkpoints.config(source, context_length=256)
     for name in "abc":
-        replaced = {checkpoints.CONFIG: json.dumps(config)}
-        checkpoints.link(source, tmp_path / "short" / name, replaced)
+        checkpoints.link(source, tmp_path / "short" / name, short)
     settings = {
         "LEMONADE_CACHE_DIR": str(tmp_path / "short"),
         "LEMONADE_POOL__MIN_RESIDENCY_S": "0",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import socket
 from collections.abc import Iterator
 from contextlib import closing
@@ -19,6 +18,7 @@ from schemathesis.engine import Status, events, from_schema
 from urllib3.connection import HTTPConnection
 from urllib3.connectionpool import HTTPConnectionPool
 
+from tests import checkpoints
 from tests.daemon import MODEL, Daemon
 
 KEY = "a-testers-key"
@@ -75,14 +75,9 @@ class UnixAdapter(HTTPAdapter):
 @pytest.fixture
 def keyed_daemon(cache_dir: Path, tmp_path: Path) -> Iterator[Daemon]:
     """A daemon that asks for a key, and whose answers are short whatever was asked for."""
-    model = tmp_path / "cache" / MODEL / "int8"
-    model.mkdir(parents=True)
-    for file in (cache_dir / MODEL / "int8").iterdir():
-        if file.name != "genai_config.json":
-            (model / file.name).symlink_to(file)
-    config = json.loads((cache_dir / MODEL / "int8" / "genai_config.json").read_text())
-    config["model"]["context_length"] = config["search"]["max_length"] = CONTEXT
-    (model / "genai_config.json").write_text(json.dumps(config))
+    source = checkpoints.original(cache_dir)
+    short = checkpoints.config(source, context_length=CONTEXT)
+    checkpoints.link(source, tmp_path / "cache" / MODEL / "int8", short)
     settings = {
         "LEMONADE_CACHE_DIR": str(tmp_path / "cache"),
         "LEMONADE_STATE_DIR": str(tmp_path / "state"),

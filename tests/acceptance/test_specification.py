@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests import checkpoints
 from tests.daemon import MODEL, Daemon, eventually, is_gone
 
 StartDaemon = Callable[..., Daemon]
@@ -42,26 +43,13 @@ def test_a_streamed_completion_ends_with_reason_usage_and_done(shared_daemon: Da
         response.read()
 
 
-def _variant(cache_dir: Path, into: Path, **replaced: str) -> Path:
-    """A cache with one checkpoint, `variant`, that differs from the real one in some files."""
-    directory = into / "variant-cache" / "variant"
-    directory.mkdir(parents=True)
-    for file in (cache_dir / MODEL / "int8").iterdir():
-        if file.name not in replaced:
-            (directory / file.name).symlink_to(file)
-    for name, content in replaced.items():
-        (directory / name).write_text(content)
-    return directory.parent
-
-
 def test_length_counts_new_tokens_and_ends_at_the_context(
     start_daemon: StartDaemon, cache_dir: Path, tmp_path: Path
 ) -> None:
-    config = json.loads((cache_dir / MODEL / "int8" / "genai_config.json").read_text())
-    config["model"]["context_length"] = 64
-    config["search"]["max_length"] = 64
-    cache = _variant(cache_dir, tmp_path, **{"genai_config.json": json.dumps(config)})
-    daemon = start_daemon(LEMONADE_CACHE_DIR=str(cache))
+    source = checkpoints.original(cache_dir)
+    short = checkpoints.config(source, context_length=64)
+    checkpoints.link(source, tmp_path / "cache" / "variant", short)
+    daemon = start_daemon(LEMONADE_CACHE_DIR=str(tmp_path / "cache"))
 
     def complete(words: int, max_tokens: int) -> httpx.Response:
         body = {"model": "variant", "prompt": "word" + " word" * (words - 1), "ignore_eos": True}
@@ -209,22 +197,17 @@ def test_a_directory_as_the_model_builder_makes_it_is_served(
     start_daemon: StartDaemon, cache_dir: Path, tmp_path: Path
 ) -> None:
     """One end-of-sequence id, not a list; the template in a file of its own; no provenance."""
-    source = cache_dir / MODEL / "int8"
-    config = json.loads((source / "genai_config.json").read_text())
-    config["model"]["eos_token_id"] = config["model"]["eos_token_id"][0]
-    tokenizer = json.loads((source / "tokenizer_config.json").read_text())
-    cache = _variant(
-        cache_dir,
-        tmp_path,
-        **{
-            "genai_config.json": json.dumps(config),
-            "chat_template.jinja": tokenizer.pop("chat_template"),
-            "tokenizer_config.json": json.dumps(tokenizer),
-            "provenance.json": "",
-        },
-    )
-    (cache / "variant" / "provenance.json").unlink()
-    daemon = start_daemon(LEMONADE_CACHE_DIR=str(cache))
+    source = checkpoints.original(cache_dir)
+    (eos_id, *_) = json.loads((source / checkpoints.CONFIG).read_bytes())["model"]["eos_token_id"]
+    tokenizer = json.loads((source / "tokenizer_config.json").read_bytes())
+    replaced = {
+        **checkpoints.config(source, eos_token_id=eos_id),
+        "chat_template.jinja": tokenizer.pop("chat_template").encode(),
+        "tokenizer_config.json": json.dumps(tokenizer).encode(),
+        "provenance.json": None,
+    }
+    checkpoints.link(source, tmp_path / "cache" / "variant", replaced)
+    daemon = start_daemon(LEMONADE_CACHE_DIR=str(tmp_path / "cache"))
     question = {"role": "user", "content": "In which city is the Eiffel Tower?"}
     chat = {"model": "variant", "messages": [question], "temperature": 0, "max_tokens": 32}
     answer = daemon.client.post("/v1/chat/completions", json=chat).json()

@@ -137,7 +137,7 @@ def test_a_broken_model_evicts_others_once_in_its_cool_down(
 ) -> None:
     source, root = checkpoints.original(cache_dir), tmp_path / "models"
     checkpoints.link(source, root / "a")
-    checkpoints.link(source, root / "broken", {"model.onnx.data": "short"})
+    checkpoints.link(source, root / "broken", {"model.onnx.data": b"short"})
     daemon = start_daemon(
         LEMONADE_CACHE_DIR=str(root),
         LEMONADE_POOL__MIN_RESIDENCY_S="0",
