@@ -233,7 +233,7 @@ def test_layers_that_contradict_each_other_are_refused_when_they_meet(client: Cl
     assert "min_length" in answer.json()["message"]
     asked = client.ask("POST", "/v1/completions", json={"prompt": "Hi", "max_tokens": 4})
     assert asked.status_code == 400
-    assert asked.json()["error"]["param"] == "min_length"
+    assert asked.json()["error"]["param"] == "min_tokens"
 
 
 def test_parameters_are_kept_over_restarts(start_daemon: Callable[..., Daemon]) -> None:

@@ -256,7 +256,7 @@ def test_a_device_without_memory(tight: Daemon, path: str) -> None:
     memory = worker.memory_info().vms + 50_000_000
     resource.prlimit(worker.pid, resource.RLIMIT_AS, (memory, memory))
     said = {"max_length" if path == SPEC else "max_tokens": 8000}
-    check(ask(tight, path, **said), Row(503, "overloaded", "overloaded", retry=True))
+    check(ask(tight, path, **said), Row(503, "overloaded", "no_capacity", retry=True))
     assert ask(tight, path, **dict.fromkeys(said, 1)).status_code == 200
     tight.client.post("/api/v0/unload")
 
