@@ -75,6 +75,8 @@ def test_a_budget_of_bytes_makes_room_as_a_number_of_models_does(
     assert abs(_memory(daemon) - before) < 10 * MB
     daemon.use("b")
     assert list(daemon.resident()) == ["b", "c"]
+    # each before the next one's load, and not when the budget was exceeded
+    assert daemon.departures(reason="lru") == ["b", "a"]
     (cpu,) = daemon.health()["devices"]
     assert cpu["memory_budget_bytes"] == budget
     assert size < cpu["memory_used_bytes"] <= budget

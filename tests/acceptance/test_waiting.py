@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,11 @@ def test_two_devices_load_side_by_side(start_abc: Start) -> None:
         assert (a.status(), b.status()) == (200, 200)
     told = [line["event"] for line in daemon.log() if line["event"].startswith("checkpoint_load")]
     assert told == ["checkpoint_loading"] * 2 + ["checkpoint_loaded"] * 2
+    # nor did one worker wait for the other's end
+    loaded = daemon.logged("checkpoint_loaded")
+    ends = [datetime.fromisoformat(line["timestamp"]).timestamp() for line in loaded]
+    begins = [end - line["load_s"] for end, line in zip(ends, loaded, strict=True)]
+    assert max(begins) < min(ends)
 
 
 class _Caller:
@@ -94,6 +100,8 @@ def test_a_wait_for_room_ends_with_an_error_that_says_when_to_come_again(start_a
             assert refused.status_code == 503
             assert refused.json()["error"]["code"] == "no_capacity"
             assert int(refused.headers["Retry-After"]) >= 1
+        refused = daemon.client.post("/api/v0/load", json={"model": "b"})
+        assert (refused.status_code, refused.json()["code"]) == (503, "no_capacity")
         assert daemon.waiting() == []
     assert daemon.loads() == {"a": 1}
 
