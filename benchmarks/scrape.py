@@ -5,8 +5,9 @@
 All models are one checkpoint under several names, and each has answered a request before, so that
 every series is there. Each round is a scrape in Prometheus' text format and one in OpenMetrics,
 over a connection that is kept, 100 ms after the last ones: first with nothing else to do, then
-while a client streams. Writes benchmarks/results/scrape.json, prints a table. Exits with 1 unless
-95 % of the scrapes of an idle daemon took less than 10 ms.
+while a client streams. `library` is prometheus_client alone, in this process, writing the very same
+samples: what an exposition by it would cost at least. Writes benchmarks/results/scrape.json,
+prints a table. Exits with 1 unless 95 % of the scrapes of an idle daemon took less than 10 ms.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
+
+from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
 from benchmarks.daemon import Client, daemon, new_prompt, repeating, shelf
 from benchmarks.result import cores, find_checkpoint, parser, save, spread
@@ -46,7 +51,27 @@ def measure(port: int, models: Sequence[str], rounds: int, seed: int) -> list[di
             for _ in range(rounds):
                 time.sleep(_PAUSE_S)
                 rows += [{"condition": condition, **_scrape(scraper, name)} for name in _FORMATS]
-    return rows
+    parsed = list(text_string_to_metric_families(client.ask("/metrics").decode()))
+    return rows + [_written_by_the_library(parsed) for _ in range(rounds)]
+
+
+class _Samples(Collector):
+    """Samples that were there already."""
+
+    def __init__(self, families: Sequence[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Sequence[Metric]:
+        return self._families
+
+
+def _written_by_the_library(families: Sequence[Metric]) -> dict[str, Any]:
+    registry = CollectorRegistry()
+    registry.register(_Samples(families))
+    began = time.perf_counter()
+    content = generate_latest(registry)
+    took = time.perf_counter() - began
+    return {"condition": "library", "format": "text", "ms": took * 1e3, "bytes": len(content)}
 
 
 def _scrape(client: Client, format: str) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from lemonade_serve.domain.clients import ClientParams
 from lemonade_serve.domain.completion import CompletionService
 from lemonade_serve.domain.device import Budgets
 from lemonade_serve.domain.placement import Locator
-from lemonade_serve.domain.ports import JobRunner, Launcher
+from lemonade_serve.domain.ports import JobRunner, Launcher, Observer
 from lemonade_serve.domain.residency.policy import Bounds
 from lemonade_serve.domain.residency.pool import Pool
 from lemonade_serve.domain.residents import Residents
@@ -117,6 +117,7 @@ async def open_app(
         started = asyncio.Event()
         access = _access(
             settings,
+            observer,
             started,
             {
                 "service": service,
@@ -148,7 +149,10 @@ def create_job_runner(settings: Settings) -> JobRunner:
 
 
 def _access(
-    settings: Settings, started: asyncio.Event, dependencies: Mapping[str, object]
+    settings: Settings,
+    observer: Observer,
+    started: asyncio.Event,
+    dependencies: Mapping[str, object],
 ) -> Access:
     """The HTTP side. `dependencies` is what handlers may ask for, by name."""
     clients = Clients(read_api_keys(settings))
@@ -183,7 +187,7 @@ def _access(
         request_max_body_size=settings.server.max_body_bytes,
         logging_config=None,
     )
-    access = Access(litestar, clients, open_to_all=open_to_all)
+    access = Access(litestar, clients, open_to_all=open_to_all, observer=observer)
     return access
 
 

@@ -18,13 +18,23 @@ from lemonade_serve import errors
 from lemonade_serve.api.clients import ANYBODY, Clients
 from lemonade_serve.api.errors import show
 from lemonade_serve.domain.completion import Generation
-from lemonade_serve.domain.ports import Clock
+from lemonade_serve.domain.events import RequestRefused
+from lemonade_serve.domain.ports import Clock, Observer
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 PROBES = frozenset({"/livez", "/live", "/readyz"})
 """Answered to everybody, while draining too, and not worth a line in the log."""
 METRICS = "/metrics"
 """As the probes, but for those with a key, unless it was opened to all."""
+
+
+_ENDPOINTS = {
+    "/v0/completions": "v0_completions",
+    "/v0/chat/completions": "chat_completions",
+    "/v1/completions": "completions",
+    "/v1/chat/completions": "chat_completions",
+}
+"""Where generations are asked for, less `/api`, as the metrics call it."""
 
 
 def open_paths(*, open_metrics: bool) -> frozenset[str]:
@@ -71,11 +81,13 @@ class Access:
         clients: Clients,
         *,
         open_to_all: frozenset[str] = PROBES,
+        observer: Observer | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
         self._app = app
         self._clients = clients
         self._open = open_to_all
+        self._observer = observer
         self._clock = clock
         self.in_flight = 0
         self._idle = asyncio.Event()
@@ -123,6 +135,7 @@ class Access:
         try:
             self._admit(scope)
         except errors.LemonadeError as error:
+            self._tell(scope["path"], error)
             await _refuse(error, scope["path"], send)
         else:
             await self._app(scope, receive, send)
@@ -138,6 +151,11 @@ class Access:
             raise errors.NotAllowed("a web page of another site may not use this server")
         if path not in self._open:
             exchange_of(scope).client = self._clients.identify(scope["headers"])
+
+    def _tell(self, path: str, error: errors.LemonadeError) -> None:
+        """A generation that is turned away here is one that no service hears of."""
+        if self._observer and (endpoint := _ENDPOINTS.get(path.removeprefix("/api"))):
+            self._observer.observe(RequestRefused.by(error, model=None, endpoint=endpoint))
 
     def _report(self, scope: HTTPScope, exchange: Exchange) -> None:
         figures = exchange.generation.figures() if exchange.generation else {}

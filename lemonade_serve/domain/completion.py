@@ -8,7 +8,7 @@ import msgspec
 
 from lemonade_serve import errors
 from lemonade_serve.domain.clients import ClientParams
-from lemonade_serve.domain.events import Outcome, RequestRefused
+from lemonade_serve.domain.events import RequestRefused
 from lemonade_serve.domain.generation import Generation
 from lemonade_serve.domain.placement import Locator, Placement
 from lemonade_serve.domain.ports import Clock, Observer
@@ -82,15 +82,8 @@ class CompletionService:
         try:
             return await self._begin(request)
         except errors.LemonadeError as error:
-            rejected = isinstance(error, errors.Retryable)
-            self._observer.observe(
-                RequestRefused(
-                    model=request.placement.model,
-                    endpoint=request.endpoint,
-                    outcome=Outcome.REJECTED if rejected else Outcome.ERROR,
-                    reason=error.code,
-                )
-            )
+            model, endpoint = request.placement.model, request.endpoint
+            self._observer.observe(RequestRefused.by(error, model=model, endpoint=endpoint))
             raise
 
     def abort(self, error: errors.LemonadeError) -> None:

@@ -6,6 +6,8 @@ import enum
 
 import msgspec
 
+from lemonade_serve import errors
+
 
 class Departure(enum.Enum):
     """Why a checkpoint left."""
@@ -115,6 +117,16 @@ class RequestRefused(msgspec.Struct, frozen=True, kw_only=True):
     outcome: Outcome
     reason: str
     """The code of its error."""
+
+    @classmethod
+    def by(cls, error: errors.LemonadeError, *, model: str | None, endpoint: str) -> RequestRefused:
+        rejected = isinstance(error, errors.Retryable)
+        return cls(
+            model=model,
+            endpoint=endpoint,
+            outcome=Outcome.REJECTED if rejected else Outcome.ERROR,
+            reason=error.code,
+        )
 
 
 Event = (

@@ -81,7 +81,8 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_wait_s: Annotated[float, Meta(ge=0)] = 5.0
     """A request waits so long for a model to become idle; then a busy one takes no new requests."""
     queue_timeout_s: Seconds = 300.0
-    """A request that waits longer for its turn is refused with 503."""
+    """A request that waits longer for its turn (room, the load, a sequence slot) is refused with
+    503."""
     idle_ttl_s: Annotated[float, Meta(ge=0)] = 0.0
     """A model that nobody used for so long is unloaded; 0: never."""
     load_cooldown_s: Annotated[float, Meta(ge=0)] = 10.0

@@ -13,7 +13,8 @@ import structlog
 from lemonade_serve.api.access import Access, Exchange, exchange_of, open_paths
 from lemonade_serve.api.clients import Clients
 from lemonade_serve.domain.completion import Finished, FinishReason, Generation
-from tests.fakes import FakeClock, asynchronous, new_generation
+from lemonade_serve.domain.events import Outcome, RequestRefused
+from tests.fakes import FakeClock, RecordingObserver, asynchronous, new_generation
 
 Message = MutableMapping[str, Any]
 Act = Callable[[Any], Awaitable[int]]
@@ -30,10 +31,12 @@ class Caller:
         open_metrics: bool = False,
     ) -> None:
         self._act = act or _ok
+        self.observer = RecordingObserver()
         self.access = Access(
             self._app,
             Clients(keys or {}),
             open_to_all=open_paths(open_metrics=open_metrics),
+            observer=self.observer,
             clock=FakeClock(),
         )
         self.exchanges: list[Exchange] = []
@@ -350,3 +353,36 @@ def _generation(*, finished: bool) -> Generation:
     if finished:
         generation.take(Finished(1, "", FinishReason.STOP))
     return generation
+
+
+@pytest.mark.parametrize(
+    ("path", "endpoint"),
+    [
+        ("/api/v0/completions", "v0_completions"),
+        ("/api/v0/chat/completions", "chat_completions"),
+        ("/v1/completions", "completions"),
+        ("/api/v1/chat/completions", "chat_completions"),
+    ],
+)
+@asynchronous
+async def test_a_generation_that_is_turned_away_at_the_gate_is_told(
+    path: str, endpoint: str
+) -> None:
+    caller = Caller(keys={"ann": "secret"})
+    await caller.call(path)
+    caller.access.draining = True
+    await caller.call(path)
+    unknown, draining = caller.observer.events
+    assert unknown == RequestRefused(
+        model=None, endpoint=endpoint, outcome=Outcome.ERROR, reason="authentication_error"
+    )
+    assert draining == RequestRefused(
+        model=None, endpoint=endpoint, outcome=Outcome.REJECTED, reason="draining"
+    )
+
+
+@asynchronous
+async def test_what_else_is_turned_away_is_no_generation() -> None:
+    caller = Caller(keys={"ann": "secret"})
+    await caller.call("/api/v0/health")
+    assert caller.observer.events == []
