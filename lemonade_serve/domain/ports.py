@@ -18,18 +18,18 @@ from lemonade_serve.protocol.messages import (
     Finished,
     ImportGguf,
     JobDone,
-    Prompt,
+    Queued,
     Ready,
-    ResolvedParams,
     Started,
     Token,
+    Work,
 )
 from lemonade_serve.settings.parameters import Options
 
 Clock = Callable[[], float]
 """Seconds, on a clock that never goes back."""
 
-Deliver = Callable[[Started | Token | Finished], None]
+Deliver = Callable[[Queued | Started | Token | Finished], None]
 """Takes an event at once; must not block or raise."""
 
 
@@ -45,9 +45,10 @@ class Worker(Protocol):
     def memory_bytes(self) -> int:
         """Its resident size; 0 when it is gone."""
 
-    async def generate(self, prompt: Prompt, params: ResolvedParams, deliver: Deliver) -> None:
-        """One request, until it is finished. Its events are handed to `deliver` as they come:
-        `Started`, then `Token` upon `Token`, then `Finished`.
+    async def generate(self, work: Work, deliver: Deliver) -> None:
+        """One request, until all its sequences are finished. Its events are handed to `deliver` as
+        they come: perhaps `Queued`, again whenever that changes; `Started`; then `Token` upon
+        `Token`, and a `Finished` for each sequence.
 
         Cancelled, it cancels the request and does not wait for that. Raises what the worker said
         was wrong with the request, GenerationFailed, or WorkerLost if the process dies.

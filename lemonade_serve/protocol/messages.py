@@ -1,7 +1,8 @@
 """The frames between the daemon and its children. Tagged, positional, versioned.
 
 A worker says `Hello`, gets `Load`, answers `Ready` or `LoadFailed`; from then on the daemon sends
-`Generate` and `Cancel`, and the worker one `Events` frame for each step of its engine. A job says
+`Generate` and `Cancel`, and the worker one `Events` frame for each step of its engine. A request
+has as many sequences as it asked for, counted from 0. A job says
 `Hello`, gets `ImportGguf`, and sends `Progress` until `JobDone` or `JobFailed`. End of file in
 either direction means that the other side is gone. Times are seconds on the system's monotonic
 clock, which all processes of one machine share.
@@ -13,7 +14,7 @@ import enum
 
 import msgspec
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """Raised with every change of a frame: an upgraded package must not serve an old daemon."""
 
 
@@ -35,6 +36,12 @@ class ResolvedParams(msgspec.Struct, frozen=True, kw_only=True):
     seed: int | None = None
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: int | None = None
+    """How many of the most likely tokens come with each one drawn; None: not even its own."""
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -66,14 +73,26 @@ class Load(msgspec.Struct, frozen=True, tag=True, array_like=True):
     execution_provider: str
     threads: int
     sequence_slots: int
-    idle_sequences: int
+    kv_cache_tokens: int
     prefill_chunk_tokens: int
+    engine: str
+    """`auto`, or the name of the only engine that may serve it."""
+
+
+class Work(msgspec.Struct, frozen=True, array_like=True):
+    """Continue `prompt` in `n` ways. Requests of different clients take turns, `weight` of one
+    client's for each one of a client whose weight is 1."""
+
+    prompt: Prompt
+    params: ResolvedParams
+    n: int = 1
+    client: str = ""
+    weight: float = 1.0
 
 
 class Generate(msgspec.Struct, frozen=True, tag=True, array_like=True):
     request: int
-    prompt: Prompt
-    params: ResolvedParams
+    work: Work
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -96,10 +115,13 @@ class Hello(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """The checkpoint is loaded and warm."""
+    """The checkpoint is loaded and warm. `engine_reason` says why this engine serves it;
+    `kv_cache_bytes` is what its sequences may come to take, and have not taken yet."""
 
     engine: str
+    engine_reason: str
     load_s: float
+    kv_cache_bytes: int
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -107,6 +129,13 @@ class LoadFailed(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
     code: str
     message: str
+
+
+class Queued(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """The request waits for a sequence slot behind so many others."""
+
+    request: int
+    ahead: int
 
 
 class Started(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -118,20 +147,33 @@ class Started(msgspec.Struct, frozen=True, tag=True, array_like=True):
     at: float
 
 
+class Logprob(msgspec.Struct, frozen=True, array_like=True):
+    """A token, its bytes as the model means them, and the natural logarithm of its probability."""
+
+    token: int
+    text: bytes
+    logprob: float
+
+
 class Token(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """One more token was generated, at `at`. `text` may be empty: held back, or special."""
+    """Sequence `index` has one more token, sampled at `at`. `text` may be empty: held back, or
+    special. `logprobs`, if they were asked for: of the token, then of the most likely ones."""
 
     request: int
     text: str
     at: float
+    index: int = 0
+    logprobs: tuple[Logprob, ...] = ()
 
 
 class Finished(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """The request ended; `text` is what was still held back."""
+    """Sequence `index` ended; `text` is what was still held back. The request ends with the last
+    of its sequences."""
 
     request: int
     text: str
     reason: FinishReason
+    index: int = 0
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -143,11 +185,16 @@ class Failed(msgspec.Struct, frozen=True, tag=True, array_like=True):
     param: str | None = None
 
 
-Event = Started | Token | Finished | Failed
+Event = Queued | Started | Token | Finished | Failed
 
 
 class Events(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """What a step of the engine brought. `batch` sequences got a token together; the sequences
+    that run have `kv_tokens` of the KV cache to themselves."""
+
     events: tuple[Event, ...]
+    batch: int = 0
+    kv_tokens: int = 0
 
 
 class Progress(msgspec.Struct, frozen=True, tag=True, array_like=True):

@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import resource
 from pathlib import Path
-from typing import NamedTuple
 
 import structlog
 
@@ -19,19 +18,22 @@ from lemonade_serve.protocol.messages import (
     Failed,
     Finished,
     Generate,
-    Prompt,
     Ready,
     Report,
-    ResolvedParams,
+    Work,
 )
 from lemonade_serve.runtime.child import Child
 
 log = structlog.get_logger()
 
 
-class _Request(NamedTuple):
-    deliver: Deliver
-    ended: asyncio.Future[None]
+class _Request:
+    """Over when as many of its sequences have finished as it has."""
+
+    def __init__(self, work: Work, deliver: Deliver, ended: asyncio.Future[None]) -> None:
+        self.deliver = deliver
+        self.ended = ended
+        self.unfinished = work.n
 
 
 class WorkerClient:
@@ -63,13 +65,13 @@ class WorkerClient:
             return 0
         return resident_pages * resource.getpagesize()
 
-    async def generate(self, prompt: Prompt, params: ResolvedParams, deliver: Deliver) -> None:
+    async def generate(self, work: Work, deliver: Deliver) -> None:
         if self.exited.done():
             raise self._loss()
         number, ended = next(self._ids), self._loop.create_future()
-        self._requests[number] = _Request(deliver, ended)
+        self._requests[number] = _Request(work, deliver, ended)
         try:
-            self._child.send(Generate(number, prompt, params))
+            self._child.send(Generate(number, work))
             await ended
         finally:
             # Still known: nobody has heard its end, so the worker must not go on with it.
@@ -102,8 +104,10 @@ class WorkerClient:
             return
         request.deliver(event)
         if isinstance(event, Finished):
-            del self._requests[event.request]
-            request.ended.set_result(None)
+            request.unfinished -= 1
+            if not request.unfinished:
+                del self._requests[event.request]
+                request.ended.set_result(None)
 
     async def _watch(self) -> None:
         await self._silent.wait()

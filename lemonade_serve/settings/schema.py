@@ -97,13 +97,23 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     threads: Annotated[int, Meta(ge=0)] = 0
     """Threads that compute; 0 means the CPUs that this process may use."""
     sequence_slots: Count = 16
-    """Sequences that advance at the same time."""
+    """Sequences of a model that advance at the same time."""
+    kv_cache_tokens: Annotated[int, Meta(ge=64)] = 16384
+    """Tokens, prompts included, that all sequences of a model may have in its KV cache together:
+    memory that its device is charged for. A request waits until what it may come to need is free;
+    a prompt that can never fit is refused with 400."""
     max_queue: Annotated[int, Meta(ge=0)] = 64
     """Requests of a model that may wait for a sequence slot; one more is refused with 429."""
-    idle_sequences: Annotated[int, Meta(ge=0)] = 4
-    """KV caches kept after their sequence ended, for prompts that begin the same."""
-    prefill_chunk_tokens: Annotated[int, Meta(ge=16)] = 256
-    """A prompt is read in pieces of so many tokens; other streams advance in between."""
+    max_client_queue: Annotated[int, Meta(ge=0)] = 32
+    """As `max_queue`, for the requests of one client."""
+    client_weights: dict[ClientName, Annotated[float, Meta(gt=0, le=1000)]] = {}
+    """Who waits for the same model takes turns by client; a client of weight 2 has two turns where
+    others, of weight 1, have one."""
+    prefill_chunk_tokens: Annotated[int, Meta(ge=16)] = 128
+    """A prompt is read in pieces of so many tokens; while others stream, in pieces half as long,
+    and they advance in between."""
+    engine: Annotated[str, Meta(pattern="^(auto|batched|onnxruntime-genai)$")] = "auto"
+    """What decodes; auto: `batched` where the checkpoint's graph allows it."""
     handshake_timeout_s: Seconds = 30.0
     load_timeout_s: Seconds = 600.0
     stop_timeout_s: Seconds = 5.0
