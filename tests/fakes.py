@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import itertools
-from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec
-
-import numpy as np
 
 from lemonade_serve import errors
 from lemonade_serve.domain.checkpoint import CheckpointInfo, choose_dtype
@@ -34,8 +31,6 @@ from lemonade_serve.protocol.messages import (
     Token,
     TokensPrompt,
 )
-from lemonade_serve.worker.engines.base import Admitted, Broken, Sampled, Step
-from lemonade_serve.worker.engines.base import Sequence as EngineSequence
 
 DEADLINE_S = 10.0
 """Nothing here takes a second; what takes this long hangs."""
@@ -61,72 +56,6 @@ async def until(what: Callable[[], object]) -> None:
     """Lets everyone else go on until something is so."""
     while not what():  # noqa: ASYNC110, what is waited for has no event
         await asyncio.sleep(0)
-
-
-class FakeEngine:
-    """An `Engine` that batches: each step admits whoever fits, or gives everyone one token.
-
-    `script` says what follows the prompt and the tokens so far; what it raises breaks the sequence.
-    """
-
-    name = "fake"
-
-    def __init__(
-        self,
-        script: Callable[[list[int]], int],
-        *,
-        vocabulary: int = 512,
-        sequence_slots: int = 2,
-        cached_tokens: int = 0,
-    ) -> None:
-        self._script = script
-        self._vocabulary = vocabulary
-        self._slots = sequence_slots
-        self._cached_tokens = cached_tokens
-        self._waiting: deque[EngineSequence] = deque()
-        self._running: dict[int, tuple[EngineSequence, list[int]]] = {}
-        self.steps = 0
-        self.released: list[int] = []
-
-    @property
-    def idle(self) -> bool:
-        return not self._waiting and not self._running
-
-    def submit(self, sequence: EngineSequence) -> None:
-        self._waiting.append(sequence)
-
-    def release(self, id: int) -> None:
-        self.released.append(id)
-        self._waiting = deque(s for s in self._waiting if s.id != id)
-        self._running.pop(id, None)
-
-    def step(self) -> list[Step]:
-        self.steps += 1
-        if self._waiting and len(self._running) < self._slots:
-            return self._admit()
-        return [self._advance(*running) for running in list(self._running.values())]
-
-    def _admit(self) -> list[Step]:
-        admitted: list[Step] = []
-        while self._waiting and len(self._running) < self._slots:
-            sequence = self._waiting.popleft()
-            self._running[sequence.id] = (sequence, list(sequence.prompt))
-            admitted.append(Admitted(sequence.id, self._cached_tokens))
-        return admitted
-
-    def _advance(self, sequence: EngineSequence, tokens: list[int]) -> Step:
-        logits = np.zeros(self._vocabulary, dtype=np.float32)
-        try:
-            logits[self._script(tokens)] = 100.0
-            token = sequence.sampler.sample(logits)
-        except MemoryError as error:
-            del self._running[sequence.id]
-            return Broken(sequence.id, str(error), errors.NoCapacity.code)
-        except (RuntimeError, errors.GenerationFailed) as error:
-            del self._running[sequence.id]
-            return Broken(sequence.id, str(error))
-        tokens.append(token)
-        return Sampled(sequence.id, token)
 
 
 class FakeClock:

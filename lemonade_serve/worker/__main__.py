@@ -1,4 +1,7 @@
-"""The worker process: `python -m lemonade_serve.worker FD`, a socket to the daemon.
+"""The worker process: `python -m lemonade_serve.worker FD TURNSTILE LANE`.
+
+FD is a socket to the daemon; TURNSTILE a file that all workers of the daemon have, and LANE which
+of them this one takes turns with.
 
 It ignores SIGINT and SIGTERM, which a terminal or a service manager sends to all processes at
 once: the daemon decides when its workers stop, and its end of file ends them. A daemon that dies
@@ -18,6 +21,7 @@ from lemonade_serve import errors
 from lemonade_serve.protocol.framing import Channel
 from lemonade_serve.protocol.messages import PROTOCOL_VERSION, Hello, Load, LoadFailed, Ready
 from lemonade_serve.worker.loop import Inbox, Loop, read_into
+from lemonade_serve.worker.turnstile import Turnstile
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -33,8 +37,9 @@ def main() -> None:
     load = inbox.get()
     if not isinstance(load, Load):
         raise TypeError(f"a worker's first command is Load, not {type(load).__name__}")
+    turnstile = Turnstile(int(sys.argv[2]), int(sys.argv[3]))
     try:
-        loop, ready = _load(load, inbox, channel)
+        loop, ready = _load(load, inbox, channel, turnstile)
     except errors.LemonadeError as error:
         channel.send(LoadFailed(error.code, error.message))
         return
@@ -46,16 +51,27 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _load(load: Load, inbox: Inbox, channel: Channel) -> tuple[Loop, Ready]:
+def _load(
+    load: Load, inbox: Inbox, channel: Channel, turnstile: Turnstile
+) -> tuple[Loop, Ready]:
     # After the reader thread has begun: these imports take a while, and the daemon may die.
-    from lemonade_serve.worker.engines.genai import GenaiEngine
+    from lemonade_serve.worker.engines.opening import open_engine
     from lemonade_serve.worker.vocabulary import Vocabulary
 
     began = time.monotonic()
     vocabulary = Vocabulary(Path(load.path))
-    engine = GenaiEngine(load, context_length=vocabulary.context_length)
-    ready = Ready(engine.name, time.monotonic() - began)
-    return Loop(engine, vocabulary, inbox, channel.send), ready
+    engine, why = open_engine(load, context_length=vocabulary.context_length)
+    ready = Ready(engine.name, why, time.monotonic() - began, engine.kv_cache_bytes)
+    loop = Loop(
+        engine,
+        vocabulary,
+        inbox,
+        channel.send,
+        sequence_slots=load.sequence_slots,
+        kv_cache_tokens=load.kv_cache_tokens,
+        turn=turnstile.turn,
+    )
+    return loop, ready
 
 
 if __name__ == "__main__":

@@ -2,18 +2,82 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Some
+
 from lemonade_serve.protocol.messages import (
     Event,
     Finished,
     FinishReason,
+    Logprob,
     ResolvedParams,
     Token,
+    Work,
 )
+from lemonade_serve.worker.engines.base import Group, Id, Sequence
+from lemonade_serve.worker.sampler import Draw, Drawing
 from lemonade_serve.worker.text import Detokenizer, StopStrings
+from lemonade_serve.worker.vocabulary import Vocabulary
+
+
+class Answer:
+    """All sequences of a request. `room` is how many tokens may follow its prompt in each."""
+
+    def __init__(
+        self,
+        request: int,
+        work: Work,
+        prompt: Some[int],
+        *,
+        room: int,
+        vocabulary: Vocabulary,
+    ) -> None:
+        params, eos_ids = work.params, vocabulary.eos_ids
+        max_tokens = min(params.max_length, room)
+        self._vocabulary = vocabulary
+        self._request = request
+        self._generations = [
+            Generation(
+                Id(request, index),
+                params,
+                max_tokens=max_tokens,
+                eos_ids=eos_ids,
+                detokenizer=Detokenizer(vocabulary.decode, prompt),
+            )
+            for index in range(work.n)
+        ]
+        self._unfinished = work.n
+        self.group = Group(
+            prompt,
+            max_tokens,
+            [
+                Sequence(Id(request, index), Drawing(params, prompt, eos_ids, index=index))
+                for index in range(work.n)
+            ],
+        )
+
+    @property
+    def over(self) -> bool:
+        """Whether all its sequences have finished."""
+        return not self._unfinished
+
+    def push(self, index: int, draw: Draw, at: float) -> list[Event]:
+        """The events of one more token of a sequence, sampled at `at`; the last of a sequence is a
+        `Finished`."""
+        events = self._generations[index].push(draw.token, at, self._logprobs(draw))
+        self._unfinished -= isinstance(events[-1], Finished)
+        return events
+
+    def _logprobs(self, draw: Draw) -> tuple[Logprob, ...]:
+        if draw.logprob is None:
+            return ()
+        likely = ((draw.token, draw.logprob), *draw.top)
+        return tuple(
+            Logprob(token, self._vocabulary.bytes_of(token), logprob) for token, logprob in likely
+        )
 
 
 class Generation:
-    """Pure: takes tokens and times, returns events. The last event is a `Finished`.
+    """One sequence. Pure: takes tokens and times, returns events. The last event is a `Finished`.
 
     An end-of-sequence token ends it with `stop` unless `ignore_eos`; a stop string too, once
     `min_length` tokens are there; `max_length` tokens, or a full context, end it with `length`.
@@ -21,14 +85,14 @@ class Generation:
 
     def __init__(
         self,
-        request: int,
+        id: Id,
         params: ResolvedParams,
         *,
         max_tokens: int,
         eos_ids: frozenset[int],
         detokenizer: Detokenizer,
     ) -> None:
-        self._request = request
+        self._request, self._index = id
         self._max_tokens = max_tokens
         self._min_tokens = params.min_length
         self._eos_ids = frozenset() if params.ignore_eos else eos_ids
@@ -36,18 +100,21 @@ class Generation:
         self._stops = StopStrings(params.stop)
         self._generated = 0
 
-    def push(self, token: int, at: float) -> list[Event]:
+    def push(self, token: int, at: float, logprobs: tuple[Logprob, ...] = ()) -> list[Event]:
         """The events of one more token, sampled at `at`."""
         self._generated += 1
         if token in self._eos_ids:
-            return [Token(self._request, "", at), self._finish(FinishReason.STOP)]
+            return [self._token("", at, logprobs), self._finish(FinishReason.STOP)]
         text, stopped = self._pass_on(self._detokenizer.push(token))
-        event = Token(self._request, text, at)
+        event = self._token(text, at, logprobs)
         if stopped:
-            return [event, Finished(self._request, "", FinishReason.STOP)]
+            return [event, Finished(self._request, "", FinishReason.STOP, self._index)]
         if self._generated == self._max_tokens:
             return [event, self._finish(FinishReason.LENGTH)]
         return [event]
+
+    def _token(self, text: str, at: float, logprobs: tuple[Logprob, ...]) -> Token:
+        return Token(self._request, text, at, self._index, logprobs)
 
     def _pass_on(self, text: str) -> tuple[str, bool]:
         if self._generated < self._min_tokens:
@@ -58,4 +125,4 @@ class Generation:
         text, stopped = self._pass_on(self._detokenizer.flush())
         if stopped:
             reason = FinishReason.STOP
-        return Finished(self._request, text + self._stops.flush(), reason)
+        return Finished(self._request, text + self._stops.flush(), reason, self._index)

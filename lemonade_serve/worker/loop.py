@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import NoReturn, Protocol
 
 from lemonade_serve import errors
@@ -18,16 +19,17 @@ from lemonade_serve.protocol.messages import (
     Failed,
     Finished,
     Generate,
+    Queued,
     Report,
     Started,
 )
-from lemonade_serve.worker.engines.base import Admitted, Broken, Engine, Sampled, Sequence, Step
-from lemonade_serve.worker.generation import Generation
-from lemonade_serve.worker.sampler import Sampler
-from lemonade_serve.worker.text import Detokenizer
+from lemonade_serve.worker.engines.base import Admitted, Broken, Engine, Group, Id, Sampled
+from lemonade_serve.worker.generation import Answer
 from lemonade_serve.worker.vocabulary import Vocabulary, field_of
+from lemonade_serve.worker.waiting import Waiting
 
 Inbox = queue.SimpleQueue[Command]
+Turn = Callable[[], AbstractContextManager[None]]
 
 
 class CommandSource(Protocol):
@@ -53,7 +55,9 @@ def read_into(inbox: Inbox, source: CommandSource) -> threading.Thread:
 
 
 class Loop:
-    """Runs requests on the engine, for ever; each step's events leave as one frame."""
+    """Runs requests on the engine, for ever; each step's events leave as one frame. `turn` is held
+    while the engine computes. A request may have `sequence_slots` sequences, and all of them
+    together `kv_cache_tokens` tokens, prompts included."""
 
     def __init__(
         self,
@@ -62,48 +66,58 @@ class Loop:
         inbox: Inbox,
         send: Callable[[Report], None],
         *,
+        sequence_slots: int,
+        kv_cache_tokens: int,
+        turn: Turn,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
         self._vocabulary = vocabulary
         self._inbox = inbox
         self._send = send
+        self._sequence_slots = sequence_slots
+        self._kv_cache_tokens = kv_cache_tokens
+        self._turn = turn
         self._clock = clock
-        self._generations: dict[int, Generation] = {}
-        self._prompt_tokens: dict[int, int] = {}
+        self._answers: dict[int, Answer] = {}
+        self._waiting: Waiting[Group] = Waiting()
+        self._told: dict[int, int] = {}
+        """How many are ahead of those that wait, as they know it."""
 
     def run(self) -> NoReturn:
         while True:
             self._obey()
+            self._start()
+            self._tell_places()
             if not self._engine.idle:
-                self._emit([event for step in self._engine.step() for event in self._events(step)])
+                with self._turn():
+                    step = self._engine.step()
+                events = [event for one in step.events for event in self._events(one)]
+                self._emit(events, batch=step.batch)
 
     def _obey(self) -> None:
         """Take every command that is there; with nothing to do, wait for one."""
         while True:
+            idle = self._engine.idle and not self._waiting
             try:
-                command = self._inbox.get(block=self._engine.idle)
+                command = self._inbox.get(block=idle)
             except queue.Empty:
                 return
             match command:
                 case Generate():
-                    self._begin(command)
+                    self._receive(command)
                 case Cancel(request):
                     self._forget(request)
                 case _:
                     raise TypeError(f"a worker that serves got {type(command).__name__}")
 
-    def _begin(self, command: Generate) -> None:
-        request, params = command.request, command.params
+    def _receive(self, command: Generate) -> None:
+        request, work = command.request, command.work
         try:
-            prompt = self._vocabulary.encode(command.prompt)
-            room = self._vocabulary.context_length - len(prompt)
-            if room < 1:
-                raise errors.ContextLengthExceeded(
-                    f"the prompt has {len(prompt)} tokens; this model's context is "
-                    f"{self._vocabulary.context_length}, and at least one is generated",
-                    param=field_of(command.prompt),
-                )
+            prompt = self._vocabulary.encode(work.prompt)
+            answer = Answer(
+                request, work, prompt, room=self._room(command, prompt), vocabulary=self._vocabulary
+            )
         except errors.LemonadeError as error:
             self._emit([Failed(request, error.code, error.message, error.param)])
             return
@@ -111,38 +125,69 @@ class Loop:
             failure = f"the prompt could not be read: {type(error).__name__}"
             self._emit([Failed(request, errors.GenerationFailed.code, failure)])
             return
-        max_tokens = min(params.max_length, room)
-        eos_ids = self._vocabulary.eos_ids
-        self._prompt_tokens[request] = len(prompt)
-        self._generations[request] = Generation(
-            request,
-            params,
-            max_tokens=max_tokens,
-            eos_ids=eos_ids,
-            detokenizer=Detokenizer(self._vocabulary.decode, prompt),
-        )
-        sampler = Sampler(params, prompt, eos_ids)
-        self._engine.submit(Sequence(request, prompt, max_tokens, sampler))
+        self._answers[request] = answer
+        self._waiting.enter(request, answer.group, work.client, work.weight)
 
-    def _events(self, step: Step) -> list[Event]:
-        match step:
-            case Admitted(request, cached_tokens):
-                prompt_tokens = self._prompt_tokens[request]
-                return [Started(request, prompt_tokens, cached_tokens, self._clock())]
-            case Sampled(request, token):
-                events = self._generations[request].push(token, self._clock())
+    def _room(self, command: Generate, prompt: list[int]) -> int:
+        """How many tokens may follow the prompt in each sequence. Raises what can never be."""
+        work, context = command.work, self._vocabulary.context_length
+        if work.n > self._sequence_slots:
+            raise errors.InvalidRequest(
+                f"{work.n} sequences never run at once here: worker.sequence_slots is "
+                f"{self._sequence_slots}",
+                param="n",
+            )
+        share = self._kv_cache_tokens // work.n
+        room = min(context, share) - len(prompt)
+        if room >= 1:
+            return room
+        bound = f"this model's context is {context}"
+        if share < context:
+            bound = f"worker.kv_cache_tokens is {self._kv_cache_tokens}"
+            bound += f" for {work.n} sequences" if work.n > 1 else ""
+        raise errors.ContextLengthExceeded(
+            f"the prompt has {len(prompt)} tokens; {bound}, and at least one is generated",
+            param=field_of(work.prompt),
+        )
+
+    def _start(self) -> None:
+        """Whoever's turn it is begins, if there is room; nobody overtakes a large one."""
+        while self._waiting and self._engine.fits(self._waiting.first()):
+            self._engine.start(self._waiting.pop())
+
+    def _tell_places(self) -> None:
+        """Those that wait hear how many are ahead of them, when that has changed."""
+        places = {request: ahead for ahead, request in enumerate(self._waiting.order())}
+        news = places.items() - self._told.items()
+        self._told = places
+        self._emit([Queued(request, ahead) for request, ahead in news])
+
+    def _events(self, event: Admitted | Sampled | Broken) -> list[Event]:
+        request, index = event.id
+        answer = self._answers.get(request)
+        if answer is None:  # another of its sequences broke in this very step
+            return []
+        match event:
+            case Admitted():
+                prompt_tokens = len(answer.group.prompt)
+                return [Started(request, prompt_tokens, event.cached_tokens, self._clock())]
+            case Sampled():
+                events = answer.push(index, event.draw, self._clock())
                 if isinstance(events[-1], Finished):
-                    self._forget(request)
+                    self._engine.release(event.id)
+                    if answer.over:
+                        self._forget(request)
                 return events
-            case Broken(request, message, code):
+            case Broken():
                 self._forget(request)
-                return [Failed(request, code, message)]
+                return [Failed(request, event.code, event.message)]
 
     def _forget(self, request: int) -> None:
-        self._engine.release(request)
-        self._generations.pop(request, None)
-        self._prompt_tokens.pop(request, None)
+        self._waiting.leave(request)
+        if answer := self._answers.pop(request, None):
+            for index in range(len(answer.group.sequences)):
+                self._engine.release(Id(request, index))
 
-    def _emit(self, events: list[Event]) -> None:
+    def _emit(self, events: list[Event], *, batch: int = 0) -> None:
         if events:
-            self._send(Events(tuple(events)))
+            self._send(Events(tuple(events), batch, self._engine.kv_tokens))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -56,6 +57,7 @@ class Vocabulary:
         longest_token = max(map(len, self._tokenizer.get_vocab(with_added_tokens=True)))
         self._longest_prompt = self.context_length * longest_token
         self._template = _chat_template(directory)
+        self._bytes = _spelling(self._tokenizer)
 
     def encode(self, prompt: Prompt) -> list[int]:
         """The prompt's tokens: BOS and the like as the tokenizer, or the template, puts them.
@@ -95,6 +97,10 @@ class Vocabulary:
         text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)
         return text
 
+    def bytes_of(self, token: int) -> bytes:
+        """What a token stands for, which may be half a character."""
+        return self._bytes(self._tokenizer.id_to_token(token) or "")
+
     def render(self, messages: Sequence[Message]) -> str:
         """The chat as the model was trained to read it, open for the assistant's turn."""
         if self._template is None:
@@ -120,6 +126,32 @@ class Vocabulary:
 def field_of(prompt: Prompt) -> str:
     """What a request calls its prompt, for errors."""
     return "messages" if isinstance(prompt, ChatPrompt) else "prompt"
+
+
+def _spelling(tokenizer: Tokenizer) -> Callable[[str], bytes]:
+    """How the vocabulary spells bytes: each as a letter of its own, or as text with `▁` for a space
+    and `<0x0A>` for what is no text. Control tokens are spelt as they are."""
+    added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    letters = _byte_letters() if "ByteLevel" in str(tokenizer.decoder) else None
+
+    def spell(token: str) -> bytes:
+        if token in added:
+            return token.encode()
+        if letters is not None:
+            return b"".join(letters.get(letter, letter.encode()) for letter in token)
+        if hexadecimal := re.fullmatch(r"<0x([0-9A-F]{2})>", token):
+            return bytes.fromhex(hexadecimal[1])
+        return token.replace("▁", " ").encode()
+
+    return spell
+
+
+def _byte_letters() -> dict[str, bytes]:
+    """Source: GPT-2's bytes_to_unicode: what can be seen is itself, the rest comes after 255."""
+    seen = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    unseen = [byte for byte in range(256) if byte not in seen]
+    letters = [*map(chr, seen), *(chr(256 + n) for n in range(len(unseen)))]
+    return {letter: bytes([b]) for letter, b in zip(letters, [*seen, *unseen], strict=True)}
 
 
 _T = TypeVar("_T")

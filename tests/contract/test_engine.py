@@ -1,35 +1,43 @@
-"""What every `Engine` keeps to, the scripted one and the real one alike."""
+"""What every `Engine` keeps to, the scripted one and the real ones alike."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from lemonade_serve import errors
 from lemonade_serve.protocol.messages import Load, ResolvedParams
-from lemonade_serve.worker.engines.base import Admitted, Broken, Engine, Sampled, Sequence, Step
-from lemonade_serve.worker.sampler import Logits, Sampler
+from lemonade_serve.worker.engines import base
+from lemonade_serve.worker.engines.base import Admitted, Broken, Engine, Group, Id, Sampled
+from lemonade_serve.worker.engines.opening import open_engine
+from lemonade_serve.worker.sampler import Drawing, Mask
 from tests.daemon import MODEL
-from tests.fakes import FakeEngine
+from tests.engines import FakeEngine
 
 VOCABULARY = 49152
-SLOTS = 2
+SLOTS = 3
+CACHE_TOKENS = 400
+NEW_TOKENS = 32
 PROMPT = [1, 9690, 198, 2683, 359, 253, 5356, 5646, 11173, 3365, 3511, 308]
 OTHER = [1, 4093, 198, 1780, 314, 260, 3575, 282, 4649, 47]
+
+Event = Admitted | Sampled | Broken
 
 
 def scripted(tokens: list[int]) -> int:
     return (31 * sum(tokens) + len(tokens)) % VOCABULARY
 
 
-@pytest.fixture(scope="module", params=["fake", "genai"])
+@pytest.fixture(scope="module", params=["fake", "batched", "onnxruntime-genai"])
 def made(request: pytest.FixtureRequest) -> Engine:
     if request.param == "fake":
-        return FakeEngine(scripted, vocabulary=VOCABULARY, sequence_slots=SLOTS)
-    from lemonade_serve.worker.engines.genai import GenaiEngine
-
+        return FakeEngine(
+            scripted, vocabulary=VOCABULARY, sequence_slots=SLOTS, kv_cache_tokens=CACHE_TOKENS
+        )
     cache: Path = request.getfixturevalue("cache_dir")
     (directory,) = (cache / MODEL).iterdir()
     load = Load(
@@ -37,153 +45,242 @@ def made(request: pytest.FixtureRequest) -> Engine:
         execution_provider="cpu",
         threads=1,
         sequence_slots=SLOTS,
-        idle_sequences=1,
+        kv_cache_tokens=CACHE_TOKENS,
         prefill_chunk_tokens=16,
+        engine=request.param,
     )
-    return GenaiEngine(load, context_length=2048)
+    engine, _ = open_engine(load, context_length=2048)
+    assert engine.name == request.param
+    return engine
 
 
 @pytest.fixture
 def engine(made: Engine) -> Iterator[Engine]:
     yield made
-    for id in range(10):
-        made.release(id)
+    for request in range(10):
+        for index in range(SLOTS):
+            made.release(Id(request, index))
     assert made.idle
+    assert made.kv_tokens == 0
 
 
-class FailingSampler(Sampler):
-    def sample(self, logits: Logits) -> int:
-        raise errors.GenerationFailed("the model computed nonsense")
+class Failing(Mask):
+    """Lets its sequence say nothing, or with an error not even that."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self._error = error
+
+    def allowed(self) -> NDArray[np.uint32]:
+        if self._error:
+            raise self._error
+        return np.zeros(VOCABULARY // 32, np.uint32)
+
+    def accept(self, token: int) -> None:
+        raise AssertionError(f"{token} was not allowed")
 
 
-class HungrySampler(Sampler):
-    def sample(self, logits: Logits) -> int:
-        raise MemoryError("there is no memory")
+def group(
+    request: int,
+    prompt: list[int] = PROMPT,
+    *,
+    n: int = 1,
+    new: int = NEW_TOKENS,
+    mask: Mask | None = None,
+    **params: object,
+) -> Group:
+    resolved = ResolvedParams(**{"temperature": 0.0, **params})  # type: ignore[arg-type]
+    sequences = [
+        base.Sequence(
+            Id(request, index), Drawing(resolved, prompt, frozenset(), index=index, mask=mask)
+        )
+        for index in range(n)
+    ]
+    return Group(list(prompt), new, sequences)
 
 
-def sequence(
-    id: int, prompt: list[int] = PROMPT, kind: Callable[..., Sampler] = Sampler
-) -> Sequence:
-    params = ResolvedParams(temperature=0.0)
-    return Sequence(id, list(prompt), 32, kind(params, prompt, frozenset()))
-
-
-def stepped(engine: Engine, enough: Callable[[list[Step]], bool]) -> list[Step]:
-    """All steps until there are enough of them; an engine that goes nowhere fails."""
-    steps: list[Step] = []
-    for _ in range(200):
-        if enough(steps):
-            return steps
+def stepped(engine: Engine, enough: Callable[[list[Event]], bool]) -> list[Event]:
+    """All events until there are enough of them; an engine that goes nowhere fails."""
+    events: list[Event] = []
+    for _ in range(300):
+        if enough(events):
+            return events
         assert not engine.idle
-        steps += engine.step()
-    raise AssertionError(f"it made no progress: {steps}")
+        events += engine.step().events
+    raise AssertionError(f"it made no progress: {events}")
 
 
-def tokens(steps: list[Step], id: int) -> list[int]:
-    return [step.token for step in steps if isinstance(step, Sampled) and step.id == id]
+def tokens(events: Sequence[Event], request: int, index: int = 0) -> list[int]:
+    id = Id(request, index)
+    return [event.draw.token for event in events if isinstance(event, Sampled) and event.id == id]
 
 
-def admitted(steps: list[Step]) -> list[int]:
-    return [step.id for step in steps if isinstance(step, Admitted)]
+def admitted(events: Sequence[Event]) -> list[int]:
+    return [event.id.request for event in events if isinstance(event, Admitted)]
 
 
-def spoken(engine: Engine, prompt: list[int], count: int) -> list[int]:
+def spoken(engine: Engine, prompt: list[int], count: int, **params: object) -> list[int]:
     """What a sequence says when it is alone."""
-    engine.submit(sequence(9, prompt))
-    steps = stepped(engine, lambda steps: len(tokens(steps, 9)) == count)
-    engine.release(9)
-    return tokens(steps, 9)
+    engine.start(group(9, prompt, **params))  # type: ignore[arg-type]
+    events = stepped(engine, lambda events: len(tokens(events, 9)) == count)
+    engine.release(Id(9, 0))
+    return tokens(events, 9)
 
 
 def test_an_engine_with_nothing_to_do_is_idle(engine: Engine) -> None:
     assert engine.idle
-    engine.submit(sequence(1))
+    engine.start(group(1))
     assert not engine.idle
 
 
 def test_a_sequence_is_admitted_once_and_then_sampled_until_it_is_released(engine: Engine) -> None:
-    engine.submit(sequence(1))
-    steps = stepped(engine, lambda steps: len(tokens(steps, 1)) == 5)
-    assert isinstance(steps[0], Admitted)
-    assert 0 <= steps[0].cached_tokens < len(PROMPT)
-    assert admitted(steps) == [1]
-    assert all(0 <= token < VOCABULARY for token in tokens(steps, 1))
-    engine.release(1)
+    engine.start(group(1))
+    events = stepped(engine, lambda events: len(tokens(events, 1)) == 5)
+    first = next(event for event in events if isinstance(event, Admitted))
+    assert events[0] == first
+    assert 0 <= first.cached_tokens < len(PROMPT)
+    assert admitted(events) == [1]
+    assert all(0 <= token < VOCABULARY for token in tokens(events, 1))
+    engine.release(Id(1, 0))
     assert engine.idle
 
 
-def test_sequences_are_admitted_in_the_order_of_their_arrival(engine: Engine) -> None:
-    for id in (3, 1):
-        engine.submit(sequence(id))
-    assert admitted(stepped(engine, lambda steps: len(admitted(steps)) == 2)) == [3, 1]
+def test_what_runs_has_its_tokens_of_the_cache_to_itself(engine: Engine) -> None:
+    engine.start(group(1, n=2))
+    assert engine.kv_tokens >= 2 * (len(PROMPT) + NEW_TOKENS)
+    engine.release(Id(1, 0))
+    engine.release(Id(1, 1))
+    assert engine.kv_tokens == 0
 
 
-def test_no_more_sequences_run_than_there_are_slots(engine: Engine) -> None:
-    for id in (1, 2, 3):
-        engine.submit(sequence(id))
-    both = lambda steps: all(len(tokens(steps, id)) >= 3 for id in (1, 2))  # noqa: E731
-    assert admitted(stepped(engine, both)) == [1, 2]
-    engine.release(1)
-    assert admitted(stepped(engine, lambda steps: bool(tokens(steps, 3)))) == [3]
+def test_a_group_fits_where_there_are_slots_and_tokens_for_all_of_it(engine: Engine) -> None:
+    all_tokens = CACHE_TOKENS - len(PROMPT)
+    assert engine.fits(group(1, new=all_tokens))
+    assert not engine.fits(group(1, new=all_tokens + 1))
+    assert not engine.fits(group(1, n=2, new=all_tokens))
+    assert engine.fits(group(1, n=SLOTS))
+    assert not engine.fits(group(1, n=SLOTS + 1))
+    engine.start(group(1))
+    assert not engine.fits(group(2, n=SLOTS))
+    assert engine.fits(group(2, n=SLOTS - 1))
+    assert not engine.fits(group(2, new=all_tokens))
+
+
+def test_room_that_is_given_back_is_there_for_others(engine: Engine) -> None:
+    for request in range(5):
+        large = group(request, [request + 5, *PROMPT], new=CACHE_TOKENS - len(PROMPT) - 1)
+        assert engine.fits(large)
+        engine.start(large)
+        assert not engine.fits(group(8))
+        stepped(engine, lambda events, request=request: bool(tokens(events, request)))  # type: ignore[misc]
+        engine.release(Id(request, 0))
+    for request in range(SLOTS):
+        engine.start(group(request, OTHER))
+    stepped(engine, lambda events: all(tokens(events, request) for request in range(SLOTS)))
 
 
 def test_running_sequences_advance_together(engine: Engine) -> None:
-    for id in (1, 2):
-        engine.submit(sequence(id))
-    steps = stepped(engine, lambda steps: len(tokens(steps, 1)) >= 6)
-    assert len(tokens(steps, 2)) >= 4
+    for request in (1, 2):
+        engine.start(group(request))
+    events = stepped(engine, lambda events: len(tokens(events, 1)) >= 8)
+    assert len(tokens(events, 2)) >= 4
 
 
 def test_a_sequence_says_the_same_alone_and_beside_others(engine: Engine) -> None:
     alone = {1: spoken(engine, PROMPT, 6), 2: spoken(engine, OTHER, 6)}
-    engine.submit(sequence(1, PROMPT))
-    engine.submit(sequence(2, OTHER))
-    enough = lambda steps: all(len(tokens(steps, id)) >= 6 for id in alone)  # noqa: E731
-    steps = stepped(engine, enough)
-    assert {id: tokens(steps, id)[:6] for id in alone} == alone
+    engine.start(group(1, PROMPT))
+    engine.start(group(2, OTHER))
+    enough = lambda events: all(len(tokens(events, id)) >= 6 for id in alone)  # noqa: E731
+    events = stepped(engine, enough)
+    assert {id: tokens(events, id)[:6] for id in alone} == alone
+
+
+def test_the_same_seed_says_the_same_alone_and_beside_others(engine: Engine) -> None:
+    seeded = {"temperature": 1.5, "seed": 7}
+    alone = spoken(engine, PROMPT, 6, **seeded)
+    engine.start(group(2, OTHER))
+    engine.start(group(1, PROMPT, **seeded))  # type: ignore[arg-type]
+    events = stepped(engine, lambda events: len(tokens(events, 1)) >= 6)
+    assert tokens(events, 1)[:6] == alone
 
 
 def test_a_sequence_says_the_same_the_second_time(engine: Engine) -> None:
     assert spoken(engine, PROMPT, 6) == spoken(engine, PROMPT, 6)
 
 
+def test_sequences_of_a_group_continue_one_prompt(engine: Engine) -> None:
+    alone = spoken(engine, PROMPT, 6)
+    engine.start(group(1, n=SLOTS))
+    enough = lambda events: all(len(tokens(events, 1, i)) >= 6 for i in range(SLOTS))  # noqa: E731
+    events = stepped(engine, enough)
+    assert admitted(events) == [1]
+    assert [tokens(events, 1, index)[:6] for index in range(SLOTS)] == [alone] * SLOTS
+
+
+def test_sequences_of_a_seeded_group_differ_and_are_each_reproducible(engine: Engine) -> None:
+    seeded = {"temperature": 1.5, "seed": 7}
+    said = []
+    for _ in range(2):
+        engine.start(group(1, n=2, **seeded))  # type: ignore[arg-type]
+        enough = lambda events: all(len(tokens(events, 1, i)) >= 8 for i in (0, 1))  # noqa: E731
+        events = stepped(engine, enough)
+        said.append([tokens(events, 1, index)[:8] for index in (0, 1)])
+        for index in (0, 1):
+            engine.release(Id(1, index))
+    assert said[0] == said[1]
+    if engine.name != "fake":  # whose logits leave nothing to chance
+        assert said[0][0] != said[0][1]
+
+
 def test_a_released_sequence_says_no_more(engine: Engine) -> None:
-    for id in (1, 2):
-        engine.submit(sequence(id))
-    stepped(engine, lambda steps: bool(tokens(steps, 1)))
-    engine.release(1)
-    steps = stepped(engine, lambda steps: len(tokens(steps, 2)) >= 3)
-    assert {step.id for step in steps} == {2}
+    for request in (1, 2):
+        engine.start(group(request))
+    stepped(engine, lambda events: bool(tokens(events, 1)))
+    engine.release(Id(1, 0))
+    events = stepped(engine, lambda events: len(tokens(events, 2)) >= 3)
+    assert {event.id.request for event in events} == {2}
 
 
-def test_a_sequence_released_while_it_waits_is_never_admitted(engine: Engine) -> None:
-    for id in (1, 2, 3):
-        engine.submit(sequence(id))
-    stepped(engine, lambda steps: bool(tokens(steps, 2)))
-    engine.release(3)
-    engine.release(1)
-    steps = stepped(engine, lambda steps: len(tokens(steps, 2)) >= 3)
-    assert {step.id for step in steps} == {2}
+def test_a_sequence_of_a_group_leaves_without_the_others(engine: Engine) -> None:
+    for released in range(SLOTS):
+        engine.start(group(1, [released + 3, *PROMPT], n=SLOTS))
+        engine.release(Id(1, released))
+        others = [index for index in range(SLOTS) if index != released]
+        enough = lambda events, o=others: all(len(tokens(events, 1, i)) > 2 for i in o)  # noqa: E731
+        events = stepped(engine, enough)
+        assert {event.id.index for event in events if isinstance(event, Sampled)} == set(others)
+        for index in others:
+            engine.release(Id(1, index))
+
+
+def test_a_sequence_released_while_its_prompt_is_read_says_nothing(engine: Engine) -> None:
+    engine.start(group(1, PROMPT * 4))
+    engine.start(group(2))
+    engine.step()
+    engine.release(Id(1, 0))
+    events = stepped(engine, lambda events: len(tokens(events, 2)) >= 3)
+    assert {event.id.request for event in events} == {2}
 
 
 def test_releasing_what_is_not_there_is_nothing(engine: Engine) -> None:
-    engine.release(7)
+    engine.release(Id(7, 0))
     assert engine.idle
 
 
 def test_a_broken_sequence_is_forgotten_and_hurts_no_other(engine: Engine) -> None:
-    engine.submit(sequence(1, PROMPT, FailingSampler))
-    engine.submit(sequence(2))
-    steps = stepped(engine, lambda steps: len(tokens(steps, 2)) >= 4)
-    broken = [step for step in steps if isinstance(step, Broken)]
-    assert broken == [Broken(1, "the model computed nonsense")]
-    assert tokens(steps, 1) == []
-    engine.release(2)
+    engine.start(group(1, PROMPT, mask=Failing()))
+    engine.start(group(2))
+    events = stepped(engine, lambda events: len(tokens(events, 2)) >= 4)
+    (broken,) = (event for event in events if isinstance(event, Broken))
+    assert broken.id == Id(1, 0)
+    assert broken.code == errors.GenerationFailed.code
+    assert tokens(events, 1) == []
+    engine.release(Id(2, 0))
     assert engine.idle
 
 
 def test_what_there_is_no_memory_for_may_be_asked_again(engine: Engine) -> None:
-    engine.submit(sequence(1, PROMPT, HungrySampler))
-    steps = stepped(engine, lambda steps: any(isinstance(step, Broken) for step in steps))
-    assert steps[-1] == Broken(1, "there is no memory", errors.NoCapacity.code)
+    engine.start(group(1, PROMPT, mask=Failing(MemoryError("there is no memory"))))
+    events = stepped(engine, lambda events: any(isinstance(event, Broken) for event in events))
+    assert events[-1] == Broken(Id(1, 0), "there is no memory", errors.NoCapacity.code)
     assert engine.idle
+    assert len(spoken(engine, PROMPT, 3)) == 3

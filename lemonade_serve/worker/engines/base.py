@@ -2,45 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Some
 from typing import NamedTuple, Protocol
 
 from lemonade_serve import errors
-from lemonade_serve.worker.sampler import Sampler
+from lemonade_serve.worker.sampler import Draw, Drawing
+
+
+class Id(NamedTuple):
+    """A sequence: the request that it belongs to, and which of its sequences it is."""
+
+    request: int
+    index: int
 
 
 class Sequence(NamedTuple):
-    """One prompt to continue. `max_tokens` counts new tokens; prompt and they fit the context."""
+    """One way to continue a prompt."""
 
-    id: int
-    prompt: list[int]
+    id: Id
+    drawing: Drawing
+
+
+class Group(NamedTuple):
+    """One prompt, and the sequences that continue it. `max_tokens` of each counts new tokens."""
+
+    prompt: Some[int]
     max_tokens: int
-    sampler: Sampler
+    sequences: Some[Sequence]
+
+    @property
+    def tokens(self) -> int:
+        """What each of its sequences may come to hold."""
+        return len(self.prompt) + self.max_tokens
 
 
 class Admitted(NamedTuple):
-    """The sequence has a sequence slot; `cached_tokens` of its prompt need no prefill."""
+    """The prompt of this sequence is being read; `cached_tokens` of it need not be."""
 
-    id: int
+    id: Id
     cached_tokens: int
 
 
 class Sampled(NamedTuple):
     """The sequence's next token."""
 
-    id: int
-    token: int
+    id: Id
+    draw: Draw
 
 
 class Broken(NamedTuple):
     """The engine gave the sequence up and has forgotten it. `code` is one of `errors.py`; what
     there was no memory for may be asked again later, and is `NoCapacity`."""
 
-    id: int
+    id: Id
     message: str
     code: str = errors.GenerationFailed.code
 
 
-Step = Admitted | Sampled | Broken
+class Step(NamedTuple):
+    """What one step brought. `batch` sequences got a token together."""
+
+    events: Some[Admitted | Sampled | Broken]
+    batch: int = 0
 
 
 class Engine(Protocol):
@@ -52,15 +75,57 @@ class Engine(Protocol):
 
     name: str
 
-    def submit(self, sequence: Sequence) -> None:
-        """Queue a sequence; it is admitted, in order of arrival, when a sequence slot is free."""
+    kv_cache_bytes: int
+    """What its KV cache may come to take; its pages cost nothing until they are written to."""
 
-    def step(self) -> list[Step]:
-        """Do the least work that makes progress: one prefill chunk, or one token."""
+    def fits(self, group: Group) -> bool:
+        """Whether there is room for a group now. One of no more sequences than there are sequence
+        slots, and of no more tokens than the KV cache has, fits when nothing else runs."""
 
-    def release(self, id: int) -> None:
-        """Forget a sequence, waiting or running. Unknown ids are ignored."""
+    def start(self, group: Group) -> None:
+        """Begin a group that fits. Its first sequence is admitted when its prompt's turn comes."""
+
+    def step(self) -> Step:
+        """Do the least work that makes progress: one prefill chunk, or one token for everyone, or
+        both. Only when it is not idle."""
+
+    def release(self, id: Id) -> None:
+        """Forget a sequence. Unknown ids are ignored."""
 
     @property
     def idle(self) -> bool:
         """Whether `step` would have nothing to do."""
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens of the KV cache that running sequences have to themselves."""
+
+
+def failure_code(error: Exception) -> str:
+    """What becomes of a sequence whose computation raised `error`: native code says that there was
+    no memory in words only."""
+    said = str(error).lower()
+    short = isinstance(error, MemoryError) or any(words in said for words in _NO_MEMORY)
+    return errors.NoCapacity.code if short else errors.GenerationFailed.code
+
+
+_NO_MEMORY = ("could not allocate", "failed to allocate", "bad_alloc", "out of memory")
+
+
+def common_prefix(a: Some[int], b: Some[int]) -> int:
+    """How many tokens both begin with."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:  # comparing slices is native code: fast for the long prefixes that matter
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def chunk_of(pending: int, bound: int) -> int:
+    """How many of a prompt's `pending` tokens are read at once: never its last one alone. Kernels
+    for one row round differently than those for many, and a prompt should give the same text
+    however it was cut."""
+    return bound - 1 if pending == bound + 1 else min(bound, pending)

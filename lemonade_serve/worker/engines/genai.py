@@ -9,21 +9,34 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import msgspec
+import numpy as np
 import onnxruntime_genai as og
 
 from lemonade_serve import errors
 from lemonade_serve.protocol.messages import Load
-from lemonade_serve.worker.engines.base import Admitted, Broken, Sampled, Sequence, Step
+from lemonade_serve.worker.engines.base import (
+    Admitted,
+    Broken,
+    Group,
+    Id,
+    Sampled,
+    Sequence,
+    Step,
+    chunk_of,
+    common_prefix,
+    failure_code,
+)
+from lemonade_serve.worker.sampler import Sampler
 
 _CAPACITY_STEP = 256
 _GROWTH = 1.5
-"""KV caches are made larger than asked for, by this factor and to a multiple of so many tokens: the
-next turn of the same chat is longer, and should fit."""
-
-_NO_MEMORY = ("could not allocate", "failed to allocate", "bad_alloc", "out of memory")
+"""KV caches are made larger than asked for, by this factor and to a multiple of so many tokens,
+where there is room: the next turn of the same chat is longer, and should fit."""
+_VALUE_BYTES = 4
 
 
 @dataclass(kw_only=True)
@@ -38,26 +51,41 @@ class _Cache:
 @dataclass(kw_only=True)
 class _Running:
     sequence: Sequence
-    cache: _Cache
-    pending: list[int]
+    prompt: list[int]
+    needed: int
+    cache: _Cache | None = None
+    """None until it is its turn."""
+    pending: list[int] = field(default_factory=list)
     """Tokens that the model has not read yet: the rest of the prompt, or the last one sampled."""
 
-    def next_chunk(self, bound: int) -> list[int]:
-        """Never a prompt's last token alone: kernels for one row round differently than those for
-        many, and a prompt should give the same text however it was cut."""
-        size = bound - 1 if len(self.pending) == bound + 1 else bound
-        chunk, self.pending = self.pending[:size], self.pending[size:]
-        return chunk
+    @property
+    def held(self) -> int:
+        """What it takes of the KV cache, in tokens."""
+        return self.cache.capacity if self.cache else self.needed
+
+
+class _Decoder(msgspec.Struct):
+    num_hidden_layers: int = 0
+    num_key_value_heads: int = 0
+    head_size: int = 0
+
+
+class _Model(msgspec.Struct):
+    decoder: _Decoder
+
+
+class _Config(msgspec.Struct):
+    model: _Model
 
 
 class GenaiEngine:
-    """Serves the checkpoint that `load` says, of `context_length` tokens. Its `execution_provider`
-    is onnxruntime-genai's name of one, or `cpu`.
+    """Serves the checkpoint that `load` says, of `context_length` tokens. Its `execution_provider` is onnxruntime-genai's name
+    of one, or `cpu`.
 
-    At most `sequence_slots` sequences run at once, in turn; `idle_sequences` caches of ended ones
-    are kept. A prompt is read `prefill_chunk_tokens` at a time, between other sequences' tokens.
-    Raises ModelLoadError when onnxruntime-genai cannot load the checkpoint, and NoCapacity when
-    there is no memory for it.
+    At most `sequence_slots` sequences run at once, in turn. A prompt is read
+    `prefill_chunk_tokens` at a time, between other sequences' tokens, and for each sequence of a
+    group again. Raises ModelLoadError when onnxruntime-genai cannot load the checkpoint, and
+    NoCapacity when there is no memory for it.
     """
 
     name = "onnxruntime-genai"
@@ -65,103 +93,135 @@ class GenaiEngine:
     def __init__(self, load: Load, *, context_length: int) -> None:
         self._context_length = context_length
         self._slots = load.sequence_slots
-        self._idle_bound = load.idle_sequences
+        self._capacity = load.kv_cache_tokens
         self._chunk = load.prefill_chunk_tokens
-        self._waiting: deque[Sequence] = deque()
         self._running: deque[_Running] = deque()
         self._kept: list[_Cache] = []  # least recently used first
         try:
             self._model = _model(load)
             self._vocabulary = self._warm_up()
         except (RuntimeError, MemoryError) as error:
-            if _is_no_memory(error):
+            if failure_code(error) == errors.NoCapacity.code:
                 raise errors.NoCapacity(f"there is no memory to load it: {error}") from error
             raise errors.ModelLoadError(str(error)) from error
+        self._sampler = Sampler(self._vocabulary)
+        self.kv_cache_bytes = load.kv_cache_tokens * _token_bytes(Path(load.path))
 
     @property
     def idle(self) -> bool:
-        return not self._waiting and not self._running
+        return not self._running
 
-    def submit(self, sequence: Sequence) -> None:
-        self._waiting.append(sequence)
+    @property
+    def kv_tokens(self) -> int:
+        return sum(running.held for running in self._running)
 
-    def release(self, id: int) -> None:
-        self._waiting = deque(s for s in self._waiting if s.id != id)
+    def fits(self, group: Group) -> bool:
+        count = len(group.sequences)
+        free = self._capacity - self.kv_tokens
+        return len(self._running) + count <= self._slots and count * group.tokens <= free
+
+    def start(self, group: Group) -> None:
+        for sequence in group.sequences:
+            running = _Running(
+                sequence=sequence, prompt=list(group.prompt), needed=group.tokens
+            )
+            self._running.append(running)
+
+    def release(self, id: Id) -> None:
         for running in [r for r in self._running if r.sequence.id == id]:
             self._running.remove(running)
-            self._keep(running.cache)
+            if running.cache:
+                self._kept.append(running.cache)
+                self._shrink(self._capacity - self.kv_tokens)
 
-    def step(self) -> list[Step]:
-        """Admit the next newcomer, or else give whoever's turn it is a chunk or a token."""
-        if self._waiting and len(self._running) < self._slots:
-            sequence = self._waiting.popleft()
-            return self._guarded(sequence, lambda: self._admit(sequence))
+    def step(self) -> Step:
+        """Give whoever's turn it is a chunk or a token. One sequence's failure is not the
+        others'."""
         running = self._running[0]
         self._running.rotate(-1)
-        return self._guarded(running.sequence, lambda: self._advance(running))
-
-    def _guarded(self, sequence: Sequence, act: Callable[[], list[Step]]) -> list[Step]:
-        """One sequence's failure is not the others'."""
         try:
-            return act()
+            return self._advance(running)
         except Exception as error:  # native code raises anything, std::bad_alloc included
-            self._running = deque(r for r in self._running if r.sequence is not sequence)
-            return [Broken(sequence.id, str(error) or type(error).__name__, _code(error))]
+            self._running.remove(running)
+            why = str(error) or type(error).__name__
+            return Step([Broken(running.sequence.id, why, failure_code(error))])
 
-    def _admit(self, sequence: Sequence) -> list[Step]:
-        needed = len(sequence.prompt) + sequence.max_tokens
-        cache = self._take(sequence.prompt, needed) or self._make(needed)
-        pending = sequence.prompt[len(cache.tokens) :]
-        self._running.appendleft(_Running(sequence=sequence, cache=cache, pending=pending))
-        return [Admitted(sequence.id, len(cache.tokens))]
-
-    def _advance(self, running: _Running) -> list[Step]:
-        chunk = running.next_chunk(self._chunk)
-        running.cache.generator.append_tokens(chunk)
-        running.cache.tokens += chunk
+    def _advance(self, running: _Running) -> Step:
+        if running.cache is None:
+            return self._admit(running)
+        cache = running.cache
+        size = chunk_of(len(running.pending), self._chunk)
+        chunk, running.pending = running.pending[:size], running.pending[size:]
+        cache.generator.append_tokens(chunk)
+        cache.tokens += chunk
         if running.pending:
-            return []
-        logits = running.cache.generator.get_logits().reshape(-1, self._vocabulary)[-1]
-        token = running.sequence.sampler.sample(logits)
-        running.pending = [token]
-        return [Sampled(running.sequence.id, token)]
+            return Step([])
+        logits = cache.generator.get_logits().reshape(-1, self._vocabulary)[-1:]
+        (draw,) = self._sampler.sample(logits.astype(np.float32), [running.sequence.drawing])
+        if isinstance(draw, errors.GenerationFailed):
+            raise draw
+        running.pending = [draw.token]
+        return Step([Sampled(running.sequence.id, draw)], batch=1)
 
-    def _take(self, prompt: list[int], needed: int) -> _Cache | None:
+    def _admit(self, running: _Running) -> Step:
+        """Find it a cache; the next step of its will read."""
+        running.cache = self._take(running) or self._make(running)
+        known = len(running.cache.tokens)
+        running.pending = running.prompt[known:]
+        if running.sequence.id.index:  # the first one of its group speaks for all
+            return Step([])
+        return Step([Admitted(running.sequence.id, known)])
+
+    def _take(self, running: _Running) -> _Cache | None:
         """A kept cache that is large enough, rewound to the prefix it shares with the prompt.
 
         One of which most is of use goes first. Others would lose what they are kept for: the least
-        recently used of them is taken, for its memory, only when no more may be kept.
+        recently used of them is taken, for its memory, only when there is no room for another.
         """
-        fitting = [cache for cache in self._kept if cache.capacity >= needed]
-        shared = [_common_prefix(cache.tokens, prompt) for cache in fitting]
+        prompt, free = running.prompt, self._free(running)
+        fitting = [cache for cache in self._kept if running.needed <= cache.capacity <= free]
+        shared = [common_prefix(cache.tokens, prompt) for cache in fitting]
         use = [n if 2 * n >= len(c.tokens) else 0 for n, c in zip(shared, fitting, strict=True)]
         best = max(range(len(use)), key=use.__getitem__, default=None)
-        if best is None or (use[best] == 0 and len(self._kept) < self._idle_bound):
+        kept = sum(cache.capacity for cache in self._kept)
+        if best is None or (use[best] == 0 and kept + running.needed <= free):
             return None
         cache = fitting[best]
-        # At least two of the prompt's tokens are read again: see next_chunk.
+        # At least two of the prompt's tokens are read again: see chunk_of.
         reused = max(0, min(shared[best], len(prompt) - 2))
         self._kept.remove(cache)
         cache.generator.rewind_to(reused)
         del cache.tokens[reused:]
+        self._shrink(free - cache.capacity)
         return cache
 
-    def _make(self, needed: int) -> _Cache:
-        roomy = -(-needed * _GROWTH // _CAPACITY_STEP) * _CAPACITY_STEP
-        capacity = min(int(roomy), self._context_length)
+    def _make(self, running: _Running) -> _Cache:
+        free = self._free(running)
+        roomy = int(-(-running.needed * _GROWTH // _CAPACITY_STEP) * _CAPACITY_STEP)
+        kept = sum(cache.capacity for cache in self._kept)
+        capacity = max(running.needed, min(roomy, self._context_length, free - kept))
+        self._shrink(free - capacity)
+        return _Cache(generator=self._generator(capacity), capacity=capacity)
+
+    def _free(self, running: _Running) -> int:
+        """Tokens of the KV cache that nobody else who runs has."""
+        return self._capacity - self.kv_tokens + running.held
+
+    def _shrink(self, tokens: int) -> None:
+        """Keep the caches of ended sequences within so many tokens; the oldest go."""
+        while self._kept and sum(cache.capacity for cache in self._kept) > tokens:
+            del self._kept[0]
+
+    def _generator(self, capacity: int) -> og.Generator:
         params = og.GeneratorParams(self._model)
         params.set_search_options(max_length=capacity, batch_size=1)
-        return _Cache(generator=og.Generator(self._model, params), capacity=capacity)
+        return og.Generator(self._model, params)
 
     def _warm_up(self) -> int:
         """One step of the model, before anyone waits for it; returns the vocabulary's size."""
-        generator = self._make(1).generator
+        generator = self._generator(2)
         generator.append_tokens([0])
         return int(generator.get_logits().shape[-1])
-
-    def _keep(self, cache: _Cache) -> None:
-        self._kept.append(cache)
-        del self._kept[: max(0, len(self._kept) - self._idle_bound)]
 
 
 def _model(load: Load) -> og.Model:
@@ -174,17 +234,9 @@ def _model(load: Load) -> og.Model:
     return og.Model(config)
 
 
-def _is_no_memory(error: Exception) -> bool:
-    """Native code says it in words only."""
-    said = str(error).lower()
-    return isinstance(error, MemoryError) or any(words in said for words in _NO_MEMORY)
-
-
-def _code(error: Exception) -> str:
-    return errors.NoCapacity.code if _is_no_memory(error) else errors.GenerationFailed.code
-
-
-def _common_prefix(a: list[int], b: list[int]) -> int:
-    return next(
-        (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
-    )
+def _token_bytes(directory: Path) -> int:
+    """What a token takes of the KV cache, in float32."""
+    config = (directory / "genai_config.json").read_bytes()
+    decoder = msgspec.json.decode(config, type=_Config).model.decoder
+    sides = 2 * decoder.num_hidden_layers * decoder.num_key_value_heads
+    return sides * decoder.head_size * _VALUE_BYTES

@@ -13,6 +13,7 @@ from lemonade_serve.protocol.messages import (
     ResolvedParams,
     Token,
 )
+from lemonade_serve.worker.engines.base import Id
 from lemonade_serve.worker.generation import Generation
 from lemonade_serve.worker.text import Detokenizer
 
@@ -26,7 +27,7 @@ def decode(tokens: Sequence[int]) -> str:
 
 def generation(*, max_tokens: int = 100, **params: object) -> Generation:
     return Generation(
-        7,
+        Id(7, 0),
         ResolvedParams(**params),  # type: ignore[arg-type]
         max_tokens=max_tokens,
         eos_ids=frozenset({EOS}),
@@ -100,7 +101,7 @@ def test_half_a_character_at_the_end_is_sent_marked() -> None:
         )
 
     cut = Generation(
-        7,
+        Id(7, 0),
         ResolvedParams(),
         max_tokens=2,
         eos_ids=frozenset({EOS}),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -21,16 +22,19 @@ from lemonade_serve.protocol.messages import (
     Load,
     Message,
     Prompt,
+    Queued,
     Report,
     ResolvedParams,
     Started,
     TextPrompt,
     Token,
     TokensPrompt,
+    Work,
 )
 from lemonade_serve.worker.loop import Inbox, Loop
 from lemonade_serve.worker.vocabulary import Vocabulary
-from tests.fakes import FakeClock, FakeEngine
+from tests.engines import FakeEngine
+from tests.fakes import FakeClock
 from tests.unit.worker.conftest import MakeVocabulary
 from tests.unit.worker.vocabularies import byte_level, eos_of, id_of
 
@@ -60,10 +64,19 @@ class Conversation:
     The engine's tokens spell `answer`, over and over, then end the sequence.
     """
 
-    def __init__(self, vocabulary: Vocabulary, answer: str, *, sequence_slots: int = 2) -> None:
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        answer: str,
+        *,
+        sequence_slots: int = 2,
+        kv_cache_tokens: int = 4096,
+    ) -> None:
         self.vocabulary = vocabulary
         self.answer = answer
-        self.engine = FakeEngine(self._next, sequence_slots=sequence_slots, cached_tokens=1)
+        self.bounds = {"sequence_slots": sequence_slots, "kv_cache_tokens": kv_cache_tokens}
+        self.engine = FakeEngine(self._next, cached_tokens=1, **self.bounds)
+        self.turns = 0
         self.inbox = FiniteInbox()
         self.frames: list[Events] = []
         self.when: dict[int, Callable[[], None]] = {}
@@ -72,10 +85,28 @@ class Conversation:
     def run(self, *commands: Command) -> list[Event]:
         for command in commands:
             self.inbox.put(command)
-        clock = FakeClock()
         with pytest.raises(Over):
-            Loop(self.engine, self.vocabulary, self.inbox, self._send, clock=clock).run()
+            self.loop().run()
         return [event for frame in self.frames for event in frame.events]
+
+    def loop(self) -> Loop:
+        return Loop(
+            self.engine,
+            self.vocabulary,
+            self.inbox,
+            self._send,
+            **self.bounds,
+            turn=self._turn,
+            clock=FakeClock(),
+        )
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Nothing computes outside of one."""
+        assert self.engine.steps == self.turns
+        yield
+        self.turns += 1
+        assert self.engine.steps == self.turns
 
     def _send(self, report: Report) -> None:
         assert isinstance(report, Events)
@@ -94,24 +125,42 @@ class Conversation:
         return int(answer[said]) if said < len(answer) else EOS
 
 
-def generate(request: int, prompt: str | Prompt = "say:", **params: object) -> Generate:
+def generate(
+    request: int,
+    prompt: str | Prompt = "say:",
+    *,
+    n: int = 1,
+    client: str = "anyone",
+    weight: float = 1.0,
+    **params: object,
+) -> Generate:
     given = TextPrompt(prompt) if isinstance(prompt, str) else prompt
-    return Generate(request, given, ResolvedParams(temperature=0.0, **params))  # type: ignore[arg-type]
+    resolved = ResolvedParams(temperature=0.0, **params)  # type: ignore[arg-type]
+    return Generate(request, Work(given, resolved, n, client, weight))
 
 
 def of(request: int, events: list[Event]) -> list[Event]:
     return [event for event in events if event.request == request]
 
 
-def text(events: list[Event]) -> str:
-    return "".join(event.text for event in events if isinstance(event, Token | Finished))
+def text(events: list[Event], index: int = 0) -> str:
+    spoken = (event for event in events if isinstance(event, Token | Finished))
+    return "".join(event.text for event in spoken if event.index == index)
 
 
 @pytest.fixture
 def talk(make_vocabulary: MakeVocabulary) -> Callable[..., Conversation]:
-    def start(answer: str = "ok", *, context_length: int = 64, slots: int = 2) -> Conversation:
+    def start(
+        answer: str = "ok",
+        *,
+        context_length: int = 64,
+        slots: int = 2,
+        kv_cache_tokens: int = 4096,
+    ) -> Conversation:
         vocabulary = make_vocabulary(tokenizer=TOKENIZER, context_length=context_length)
-        return Conversation(vocabulary, answer, sequence_slots=slots)
+        return Conversation(
+            vocabulary, answer, sequence_slots=slots, kv_cache_tokens=kv_cache_tokens
+        )
 
     return start
 
@@ -147,7 +196,7 @@ def test_each_request_has_its_own_parameters_and_text(talk: Callable[..., Conver
 def test_a_request_that_ended_leaves_the_engine(talk: Callable[..., Conversation]) -> None:
     conversation = talk("abcdef")
     conversation.run(generate(1, stop=("b",)), generate(2, max_length=1), generate(3))
-    assert sorted(conversation.engine.released) == [1, 2, 3]
+    assert {id.request for id in conversation.engine.released} == {1, 2, 3}
     assert conversation.engine.idle
 
 
@@ -171,6 +220,7 @@ def test_a_waiting_request_can_be_cancelled(talk: Callable[..., Conversation]) -
     conversation = talk("ab", slots=1)
     events = conversation.run(generate(1), generate(2), Cancel(2))
     assert of(2, events) == []
+    assert conversation.engine.idle
     assert text(of(1, events)) == "ab"
 
 
@@ -257,6 +307,92 @@ def test_a_command_that_a_serving_worker_cannot_obey_is_a_bug(
     talk: Callable[..., Conversation],
 ) -> None:
     conversation = talk()
-    conversation.inbox.put(Load("/x", "cpu", 1, 1, 1, 1))
+    conversation.inbox.put(Load("/x", "cpu", 1, 1, 64, 16, "auto"))
     with pytest.raises(TypeError, match="got Load"):
-        Loop(conversation.engine, conversation.vocabulary, conversation.inbox, lambda _: None).run()
+        conversation.loop().run()
+
+
+def test_a_request_of_several_sequences_ends_with_the_last_of_them(
+    talk: Callable[..., Conversation],
+) -> None:
+    conversation = talk("abc", slots=3)
+    events = conversation.run(generate(1, n=3), generate(2))
+    assert [type(event) for event in events].count(Started) == 2
+    assert [text(of(1, events), index) for index in range(3)] == ["abc"] * 3
+    ended = [event.index for event in of(1, events) if isinstance(event, Finished)]
+    assert ended == [0, 1, 2]
+    assert conversation.engine.idle
+
+
+def test_cancelling_a_request_ends_all_its_sequences(talk: Callable[..., Conversation]) -> None:
+    conversation = talk("abcdef")
+    conversation.when[2] = lambda: conversation.inbox.put(Cancel(1))
+    events = conversation.run(generate(1, n=2))
+    assert [type(event) for event in events] == [Started, Token, Token]
+    assert conversation.engine.idle
+
+
+def test_a_request_of_which_one_sequence_breaks_fails_once(
+    talk: Callable[..., Conversation],
+) -> None:
+    events = talk("abc").run(generate(1, "!bad:", n=2))
+    assert [event for event in events if isinstance(event, Failed)] == [
+        Failed(1, "generation_failed", "the kernel failed")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "code", "param", "said"),
+    [
+        ({"n": 3}, "invalid_request_error", "n", "worker.sequence_slots is 2"),
+        ({"n": 2, "prompt": "x" * 8}, "context_length_exceeded", "prompt", "16 for 2 sequences"),
+        ({"prompt": "x" * 16}, "context_length_exceeded", "prompt", "kv_cache_tokens is 16,"),
+    ],
+)
+def test_what_never_fits_is_refused(
+    talk: Callable[..., Conversation], wanted: dict[str, object], code: str, param: str, said: str
+) -> None:
+    (event,) = talk(kv_cache_tokens=16).run(generate(1, **wanted))  # type: ignore[arg-type]
+    assert isinstance(event, Failed)
+    assert (event.code, event.param) == (code, param)
+    assert said in event.message
+
+
+def test_an_answer_may_fill_the_cache_and_ends_with_length(
+    talk: Callable[..., Conversation],
+) -> None:
+    events = talk("abcdefgh", kv_cache_tokens=8).run(generate(1, "say:", max_length=100))
+    assert text(events) == "abcd"
+    assert events[-1] == Finished(1, "", FinishReason.LENGTH)
+
+
+def test_what_does_not_fit_waits_and_is_not_overtaken(talk: Callable[..., Conversation]) -> None:
+    conversation = talk("ab", slots=3, kv_cache_tokens=20)
+    events = conversation.run(
+        generate(1, max_length=8), generate(2, max_length=16), generate(3, max_length=1)
+    )
+    assert [event.request for event in events if isinstance(event, Started)] == [1, 2, 3]
+    assert events.index(Finished(1, "", FinishReason.STOP)) < next(
+        n for n, event in enumerate(events) if isinstance(event, Started) and event.request == 2
+    )
+
+
+def test_those_who_wait_hear_how_many_are_ahead(talk: Callable[..., Conversation]) -> None:
+    events = talk("ab", slots=1).run(generate(1), generate(2), generate(3))
+    assert [event.ahead for event in of(3, events) if isinstance(event, Queued)] == [1, 0]
+    assert [event.ahead for event in of(2, events) if isinstance(event, Queued)] == [0]
+    assert not any(isinstance(event, Queued) for event in of(1, events))
+
+
+def test_clients_take_turns(talk: Callable[..., Conversation]) -> None:
+    many = [generate(request, client="many") for request in range(1, 5)]
+    events = talk("ab", slots=1).run(*many, generate(9, client="one"))
+    started = [event.request for event in events if isinstance(event, Started)]
+    assert started == [1, 9, 2, 3, 4]
+
+
+def test_a_frame_says_how_many_spoke_and_what_they_hold(talk: Callable[..., Conversation]) -> None:
+    conversation = talk("abc")
+    conversation.run(generate(1, max_length=4), generate(2, max_length=1))
+    assert [frame.batch for frame in conversation.frames] == [0, 2, 1, 1, 1]
+    assert [frame.kv_tokens for frame in conversation.frames] == [13, 8, 8, 8, 0]

@@ -239,3 +239,11 @@ class TestFiles:
         (directory / "tokenizer_config.json").write_text(json.dumps([1]))
         with pytest.raises(errors.ModelLoadError, match="tokenizer_config"):
             Vocabulary(directory)
+
+
+def test_the_bytes_of_a_texts_tokens_are_the_texts(make_vocabulary: MakeVocabulary) -> None:
+    vocabulary = make_vocabulary(tokenizer=byte_level())
+    text = "naïve café 東京 👩‍👩‍👧 \n\t 1,000"
+    tokens = vocabulary.encode(TextPrompt(text))
+    assert b"".join(map(vocabulary.bytes_of, tokens)).decode() == text
+    assert any(len(vocabulary.bytes_of(token)) < 3 for token in tokens)

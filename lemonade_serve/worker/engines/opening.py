@@ -1,0 +1,27 @@
+"""Which engine serves a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lemonade_serve import errors
+from lemonade_serve.protocol.messages import Load
+from lemonade_serve.worker.engines.base import Engine
+from lemonade_serve.worker.engines.choice import examine
+
+
+def open_engine(load: Load, *, context_length: int) -> tuple[Engine, str]:
+    """The engine, loaded and warm, and why it is this one. Raises ModelLoadError, and NoCapacity
+    where there is no memory."""
+    decoder, why = examine(Path(load.path), load.execution_provider)
+    if load.engine == "onnxruntime-genai":
+        decoder, why = None, "worker.engine says so"
+    if decoder is None and load.engine == "batched":
+        raise errors.ModelLoadError(f"worker.engine is batched, and this model cannot: {why}")
+    if decoder is None:
+        from lemonade_serve.worker.engines.genai import GenaiEngine
+
+        return GenaiEngine(load, context_length=context_length), why
+    from lemonade_serve.worker.engines.batched import BatchedEngine
+
+    return BatchedEngine(load, decoder, context_length=context_length), why

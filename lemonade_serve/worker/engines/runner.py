@@ -1,0 +1,91 @@
+"""A decoder's graph in ONNX Runtime, over a KV cache that it reads and writes in place."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from lemonade_serve.worker.engines.cache import KvCache
+from lemonade_serve.worker.engines.choice import Decoder
+from lemonade_serve.worker.sampler import Logits
+
+_OPTIONS: Final = {
+    "session.force_spinning_stop": "1",  # between two runs the cores are others'
+    "session.use_device_allocator_for_initializers": "1",  # no arena's rounding around weights
+}
+
+
+class Runner:
+    """Runs `decoder` with so many threads; `rows` sequences of `capacity` tokens have a place.
+
+    Raises what ONNX Runtime raises: RuntimeError and its kin, of which some mean that there is no
+    memory.
+    """
+
+    def __init__(self, decoder: Decoder, *, threads: int, rows: int, capacity: int) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        for name, value in _OPTIONS.items():
+            options.add_session_config_entry(name, value)
+        self._session = ort.InferenceSession(
+            str(decoder.model), options, providers=["CPUExecutionProvider"]
+        )
+        self._decoder = decoder
+        self._cache_dtype = np.dtype(decoder.cache_dtype)
+        self.cache = KvCache(
+            layers=len(decoder.past_keys),
+            rows=rows,
+            heads=decoder.kv_heads,
+            capacity=capacity,
+            head_size=decoder.head_size,
+            dtype=self._cache_dtype,
+        )
+        self._bindings: dict[tuple[int, int], Any] = {}
+        self._logits = np.empty((rows, 1, decoder.vocabulary), decoder.logits_dtype)
+
+    def run(self, first: int, tokens: NDArray[np.int64], lengths: NDArray[np.int64]) -> Logits:
+        """Read `tokens` (rows, positions) into the rows from `first` on, row i of which holds
+        `lengths[i]` tokens; returns the logits of each row's last position, which the next run
+        overwrites."""
+        rows, positions = tokens.shape
+        binding = self._binding(first, rows)
+        ends = lengths + positions
+        mask = (np.arange(ends.max()) < ends[:, None]).astype(np.int64)
+        inputs = {self._decoder.input_ids: tokens, self._decoder.attention_mask: mask}
+        if self._decoder.position_ids:
+            inputs[self._decoder.position_ids] = lengths[:, None] + np.arange(positions)
+        for name, values in inputs.items():
+            binding.bind_input(name, "cpu", 0, values.dtype, values.shape, values.ctypes.data)
+        logits = self._logits[:rows]
+        if positions > 1 and not self._decoder.last_position_only:
+            shape = (rows, positions, self._decoder.vocabulary)
+            logits = np.empty(shape, self._decoder.logits_dtype)
+        binding.bind_output(
+            self._decoder.logits, "cpu", 0, logits.dtype, logits.shape, logits.ctypes.data
+        )
+        self._session.run_with_iobinding(binding)
+        return logits[:, -1].astype(np.float32, copy=False)
+
+    def _binding(self, first: int, rows: int) -> Any:
+        """Of the caches of some rows, past and present being the same memory; kept, because there
+        are few of them and each takes a call for every layer's input and output."""
+        if known := self._bindings.get((first, rows)):
+            return known
+        binding = self._session.io_binding()
+        decoder = self._decoder
+        for side, past, present in (
+            (0, decoder.past_keys, decoder.present_keys),
+            (1, decoder.past_values, decoder.present_values),
+        ):
+            for layer, (read, written) in enumerate(zip(past, present, strict=True)):
+                values = self.cache.side(layer, side, first, rows)
+                place = ("cpu", 0, values.dtype, values.shape, values.ctypes.data)
+                binding.bind_input(read, *place)
+                binding.bind_output(written, *place)
+        self._bindings[first, rows] = binding
+        return binding
