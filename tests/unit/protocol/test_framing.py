@@ -46,7 +46,10 @@ def any_of(kind: typing.Any) -> st.SearchStrategy[typing.Any]:
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
         return st.one_of([any_of(one) for one in typing.get_args(kind)])
     if typing.get_origin(kind) is tuple:
-        return st.lists(any_of(typing.get_args(kind)[0]), max_size=4).map(tuple)
+        each = typing.get_args(kind)
+        if each[-1] is not Ellipsis:
+            return st.tuples(*map(any_of, each))
+        return st.lists(any_of(each[0]), max_size=4).map(tuple)
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         fields = {field.name: any_of(field.type) for field in msgspec.structs.fields(kind)}
         return st.builds(kind, **fields)
