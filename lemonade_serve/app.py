@@ -208,7 +208,10 @@ def _launcher(settings: Settings, room: Budgets) -> ProcessLauncher:
 
 def _bounds(settings: Settings) -> Bounds:
     return Bounds(
-        max_requests=settings.worker.sequence_slots + settings.worker.max_queue,
+        sequence_slots=settings.worker.sequence_slots,
+        max_queue=settings.worker.max_queue,
+        max_client_queue=settings.worker.max_client_queue,
+        kv_cache_tokens=settings.worker.kv_cache_tokens,
         min_residency_s=settings.pool.min_residency_s,
         max_wait_s=settings.pool.max_wait_s,
         queue_timeout_s=settings.pool.queue_timeout_s,

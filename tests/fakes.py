@@ -290,6 +290,7 @@ def checkpoint(name: str = "small", dtype: str = "int4", **fields: Any) -> Check
         "context_length": 128,
         "bytes": 1000,
         "memory_bytes": 1 << 20,
+        "kv_bytes_per_token": 0,
         "modified_s": 1_700_000_000,
     }
     return CheckpointInfo(name=name, dtype=dtype, **{**known, **fields})
@@ -311,6 +312,10 @@ class FakePinStore:
         self.pins = pins
 
 
+ROOMY = {"sequence_slots": 2, "max_queue": 2, "max_client_queue": 2, "kv_cache_tokens": 1024}
+"""Bounds that four requests for a model keep to."""
+
+
 def new_pool(
     launcher: FakeLauncher | None = None,
     observer: RecordingObserver | None = None,
@@ -325,7 +330,7 @@ def new_pool(
         launcher or FakeLauncher(),
         observer or RecordingObserver(),
         budgets=budgets or {Device.CPU: plenty},
-        bounds=Bounds(**{"max_requests": 4, **bounds}),
+        bounds=Bounds(**{**ROOMY, **bounds}),
         clock=clock or FakeClock(),
     )
 

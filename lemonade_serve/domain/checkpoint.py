@@ -18,8 +18,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 
 
 class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A checkpoint on disk. `dtype` is what its matrices really are; `bytes` its size there, and
-    `memory_bytes` what a worker that serves it is expected to take."""
+    """A checkpoint on disk. `dtype` is what its matrices really are; `bytes` its size there,
+    `memory_bytes` what a worker that serves it is expected to take, and `kv_bytes_per_token` what
+    each token in its KV cache takes besides."""
 
     name: str
     path: Path
@@ -28,8 +29,15 @@ class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True):
     context_length: int
     bytes: int
     memory_bytes: int
+    kv_bytes_per_token: int
     modified_s: int
     """Unix time of its last change."""
+
+    def expected_bytes(self, *, kv_cache_tokens: int, sequence_slots: int) -> int:
+        """What a worker is expected to take with a KV cache for so many tokens, if so many
+        sequences can fill it."""
+        tokens = min(kv_cache_tokens, sequence_slots * self.context_length)
+        return self.memory_bytes + tokens * self.kv_bytes_per_token
 
 
 def check_name(name: str) -> str:

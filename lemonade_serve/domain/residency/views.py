@@ -33,7 +33,9 @@ def view_slot(
         memory_bytes=slot.memory_bytes,
         last_use=slot.last_use,
         engine=worker.ready.engine if worker else None,
+        engine_reason=worker.ready.engine_reason if worker else None,
         pid=worker.pid if worker else None,
+        kv_tokens=worker.kv_tokens if worker else 0,
     )
 
 

@@ -9,6 +9,16 @@ from lemonade_serve.domain.checkpoint import check_name, choose_dtype
 from tests.fakes import checkpoint
 
 
+@pytest.mark.parametrize(
+    ("tokens", "slots", "expected"), [(0, 2, 100), (50, 2, 300), (250, 2, 900), (250, 3, 1100)]
+)
+def test_a_worker_is_expected_to_take_the_kv_cache_that_its_sequences_can_fill(
+    tokens: int, slots: int, expected: int
+) -> None:
+    info = checkpoint(context_length=100, memory_bytes=100, kv_bytes_per_token=4)
+    assert info.expected_bytes(kv_cache_tokens=tokens, sequence_slots=slots) == expected
+
+
 @pytest.mark.parametrize("name", ["a", "SmolLM2-135M", "org/model", "0.5B_v1.2", "a/0"])
 def test_a_name_may_be(name: str) -> None:
     assert check_name(name) == name

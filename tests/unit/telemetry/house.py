@@ -58,6 +58,7 @@ def requested(*, resident: bool, **fields: Any) -> events.CheckpointRequested:
 
 def loaded(**fields: Any) -> events.CheckpointLoaded:
     usual = {"engine": "fake", "pid": 7, "load_s": 2.0, "memory_bytes": 100}
+    usual["engine_reason"] = "it is a fake"
     return events.CheckpointLoaded(**CHECKPOINT | usual | fields)
 
 
