@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Info, ProcessCollector
 
 from lemonade_serve import errors
 from lemonade_serve.domain.events import (
+    BatchDecoded,
     CatalogueListed,
     CheckpointEvent,
     CheckpointLoaded,
@@ -50,14 +51,24 @@ class MetricsObserver:
     is left, until an event names it again.
     """
 
-    def __init__(self, sources: Sources, *, devices: Sequence[str], version: str) -> None:
+    def __init__(
+        self, sources: Sources, *, devices: Sequence[str], kv_cache_tokens: int, version: str
+    ) -> None:
+        """`kv_cache_tokens`: what the KV cache of each model has room for."""
         self.families = Families()
         self.registry = CollectorRegistry()
         self._devices = devices
         self._models: dict[str, None] = {}
         self._crashed: set[tuple[str, str]] = set()
         self._reasons = {*_codes(errors.Retryable), OTHER}
-        self.registry.register(Gauges(sources, models=self._models.keys(), devices=devices))
+        self.registry.register(
+            Gauges(
+                sources,
+                models=self._models.keys(),
+                devices=devices,
+                kv_cache_tokens=kv_cache_tokens,
+            )
+        )
         Info(f"{PREFIX}build", "What runs here.", registry=self.registry).info({"version": version})
         ProcessCollector(registry=self.registry)
         self._start()
@@ -82,6 +93,8 @@ class MetricsObserver:
         if isinstance(event, CheckpointEvent | RequestFinished):
             self.know([event.model])
         match event:
+            case BatchDecoded():  # by far the most frequent
+                self.families.batch.observe([event.sequences], event.model, event.device)
             case RequestFinished():
                 self._finished(event)
             case RequestRefused():

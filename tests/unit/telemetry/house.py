@@ -56,9 +56,18 @@ def requested(*, resident: bool, **fields: Any) -> events.CheckpointRequested:
     return events.CheckpointRequested(resident=resident, **CHECKPOINT | fields)
 
 
+def decoded(sequences: int, **fields: Any) -> events.BatchDecoded:
+    return events.BatchDecoded(sequences=sequences, **CHECKPOINT | fields)
+
+
 def loaded(**fields: Any) -> events.CheckpointLoaded:
-    usual = {"engine": "fake", "pid": 7, "load_s": 2.0, "memory_bytes": 100}
-    usual["engine_reason"] = "it is a fake"
+    usual = {
+        "engine": "fake",
+        "engine_reason": "it is a fake",
+        "pid": 7,
+        "load_s": 2.0,
+        "memory_bytes": 100,
+    }
     return events.CheckpointLoaded(**CHECKPOINT | usual | fields)
 
 
@@ -98,7 +107,8 @@ def device(name: str) -> DeviceView:
 
 
 class House:
-    """It is 100 s on the clock and 5,000 s after 1970; `slots` may be changed at any time."""
+    """It is 100 s on the clock and 5,000 s after 1970; a KV cache has room for 1,000 tokens;
+    `slots` may be changed at any time."""
 
     def __init__(self, *devices: str) -> None:
         self.slots: list[SlotView] = []
@@ -114,6 +124,7 @@ class House:
                 wall=lambda: 5000.0,
             ),
             devices=self._devices,
+            kv_cache_tokens=1000,
             version="1.2.3",
         )
 
