@@ -95,7 +95,8 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The process that serves one checkpoint."""
 
     threads: Annotated[int, Meta(ge=0)] = 0
-    """Threads that compute; 0 means the CPUs that this process may use."""
+    """Threads that compute; 0 means the CPUs that this process may use. As many models compute at
+    once as have CPUs for so many threads each; more of them take turns, a step at a time."""
     sequence_slots: Count = 16
     """Sequences of a model that advance at the same time."""
     kv_cache_tokens: Annotated[int, Meta(ge=64)] = 16384
