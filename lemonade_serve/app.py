@@ -89,7 +89,6 @@ async def open_app(
             wall=time.time,
         ),
         devices=[device.value for device in room],
-        kv_cache_tokens=settings.worker.kv_cache_tokens,
         version=__version__,
     )
     observer = Observers(LogObserver(), stats, metrics)

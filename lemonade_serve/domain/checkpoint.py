@@ -33,11 +33,9 @@ class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True):
     modified_s: int
     """Unix time of its last change."""
 
-    def expected_bytes(self, *, kv_cache_tokens: int, sequence_slots: int) -> int:
-        """What a worker is expected to take with a KV cache for so many tokens, if so many
-        sequences can fill it."""
-        tokens = min(kv_cache_tokens, sequence_slots * self.context_length)
-        return self.memory_bytes + tokens * self.kv_bytes_per_token
+    def kv_tokens(self, *, at_most: int, sequences: int) -> int:
+        """How large a KV cache is of use: so many sequences fill no more than their contexts."""
+        return min(at_most, sequences * self.context_length)
 
 
 def check_name(name: str) -> str:

@@ -103,7 +103,9 @@ class ProcessLauncher:
                 execution_provider=self._execution_providers[device],
                 threads=self._threads,
                 sequence_slots=settings.sequence_slots,
-                kv_cache_tokens=settings.kv_cache_tokens,
+                kv_cache_tokens=info.kv_tokens(
+                    at_most=settings.kv_cache_tokens, sequences=settings.sequence_slots
+                ),
                 prefill_chunk_tokens=settings.prefill_chunk_tokens,
                 engine=settings.engine,
             )

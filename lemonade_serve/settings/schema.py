@@ -100,9 +100,9 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     sequence_slots: Count = 16
     """Sequences of a model that advance at the same time."""
     kv_cache_tokens: Annotated[int, Meta(ge=64)] = 16384
-    """Tokens, prompts included, that all sequences of a model may have in its KV cache together:
-    memory that its device is charged for. A request waits until what it may come to need is free;
-    a prompt that can never fit is refused with 400."""
+    """Tokens, prompts included, that all sequences of a model may have in its KV cache together, if
+    their contexts are so long: memory that its device is charged for. A request waits until what it
+    may come to need is free; a prompt that can never fit is refused with 400."""
     max_queue: Annotated[int, Meta(ge=0)] = 64
     """Requests of a model that may wait for a sequence slot; one more is refused with 429."""
     max_client_queue: Annotated[int, Meta(ge=0)] = 32

@@ -39,15 +39,9 @@ class Gauges(Collector):
     """
 
     def __init__(
-        self,
-        sources: Sources,
-        *,
-        models: Collection[str],
-        devices: Sequence[str],
-        kv_cache_tokens: int,
+        self, sources: Sources, *, models: Collection[str], devices: Sequence[str]
     ) -> None:
         self._sources = sources
-        self._kv_cache_tokens = kv_cache_tokens
         self._models = models
         self._devices = devices
 
@@ -88,8 +82,8 @@ class Gauges(Collector):
                 state.add_metric((*labels, name), name in states)
             pinned.add_metric(labels, any(slot.pinned for slot in here))
             memory.add_metric(labels, sum(slot.memory_bytes for slot in here))
-            kv_tokens = max((slot.kv_tokens for slot in here), default=0)
-            kv_cache.add_metric(labels, kv_tokens / self._kv_cache_tokens)
+            room = sum(slot.kv_cache_tokens for slot in here)
+            kv_cache.add_metric(labels, sum(slot.kv_tokens for slot in here) / (room or 1))
             if here:
                 last_used.add_metric(labels, since_1970 + max(slot.last_use for slot in here))
         return running, waiting, state, pinned, memory, kv_cache, last_used

@@ -51,24 +51,14 @@ class MetricsObserver:
     is left, until an event names it again.
     """
 
-    def __init__(
-        self, sources: Sources, *, devices: Sequence[str], kv_cache_tokens: int, version: str
-    ) -> None:
-        """`kv_cache_tokens`: what the KV cache of each model has room for."""
+    def __init__(self, sources: Sources, *, devices: Sequence[str], version: str) -> None:
         self.families = Families()
         self.registry = CollectorRegistry()
         self._devices = devices
         self._models: dict[str, None] = {}
         self._crashed: set[tuple[str, str]] = set()
         self._reasons = {*_codes(errors.Retryable), OTHER}
-        self.registry.register(
-            Gauges(
-                sources,
-                models=self._models.keys(),
-                devices=devices,
-                kv_cache_tokens=kv_cache_tokens,
-            )
-        )
+        self.registry.register(Gauges(sources, models=self._models.keys(), devices=devices))
         Info(f"{PREFIX}build", "What runs here.", registry=self.registry).info({"version": version})
         ProcessCollector(registry=self.registry)
         self._start()

@@ -28,11 +28,13 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     load_cooldown_s: float = 10.0
     unload_timeout_s: float = 600.0
 
+    def kv_tokens(self, info: CheckpointInfo) -> int:
+        """What a checkpoint's KV cache has room for."""
+        return info.kv_tokens(at_most=self.kv_cache_tokens, sequences=self.sequence_slots)
+
     def expected_bytes(self, info: CheckpointInfo) -> int:
         """What a checkpoint is expected to take, before it was ever loaded."""
-        return info.expected_bytes(
-            kv_cache_tokens=self.kv_cache_tokens, sequence_slots=self.sequence_slots
-        )
+        return info.memory_bytes + self.kv_tokens(info) * info.kv_bytes_per_token
 
     def full(self, model: str, requests: int, of_client: int) -> errors.QueueFull | None:
         """Why a model that has so many requests, `of_client` of them by the one who asks, takes no

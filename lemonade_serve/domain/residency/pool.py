@@ -76,6 +76,7 @@ class Pool:
         self._launcher = launcher
         self._observer = observer
         self._clock = clock
+        self._bounds = bounds
         self._scheduler = Scheduler(budgets, bounds)
         self._tickets = itertools.count(1)
         self._leases: dict[int, Lease] = {}
@@ -193,7 +194,8 @@ class Pool:
     def _view(self, slot: Slot) -> SlotView:
         leases = [self._leases[ticket] for ticket in slot.tickets]
         pinned, worker = self._scheduler.pinned(slot), self._workers.get(slot.key)
-        return view_slot(slot, leases, worker, pinned=pinned)
+        room = self._bounds.kv_tokens(slot.info)
+        return view_slot(slot, leases, worker, pinned=pinned, kv_cache_tokens=room)
 
     async def _gone(self, ticket: int, effects: Sequence[Effect]) -> int:
         gone: asyncio.Future[int] = asyncio.get_running_loop().create_future()

@@ -149,6 +149,8 @@ class SlotView(msgspec.Struct, frozen=True, kw_only=True):
     pid: int | None = None
     kv_tokens: int = 0
     """What its running sequences have of the KV cache."""
+    kv_cache_tokens: int = 0
+    """What that has room for; 0 while it waits."""
 
 
 class DeviceView(msgspec.Struct, frozen=True, kw_only=True):

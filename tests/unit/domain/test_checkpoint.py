@@ -10,13 +10,13 @@ from tests.fakes import checkpoint
 
 
 @pytest.mark.parametrize(
-    ("tokens", "slots", "expected"), [(0, 2, 100), (50, 2, 300), (250, 2, 900), (250, 3, 1100)]
+    ("at_most", "sequences", "tokens"), [(50, 2, 50), (200, 2, 200), (250, 2, 200), (250, 3, 250)]
 )
-def test_a_worker_is_expected_to_take_the_kv_cache_that_its_sequences_can_fill(
-    tokens: int, slots: int, expected: int
+def test_a_kv_cache_is_no_larger_than_its_sequences_can_fill(
+    at_most: int, sequences: int, tokens: int
 ) -> None:
-    info = checkpoint(context_length=100, memory_bytes=100, kv_bytes_per_token=4)
-    assert info.expected_bytes(kv_cache_tokens=tokens, sequence_slots=slots) == expected
+    info = checkpoint(context_length=100)
+    assert info.kv_tokens(at_most=at_most, sequences=sequences) == tokens
 
 
 @pytest.mark.parametrize("name", ["a", "SmolLM2-135M", "org/model", "0.5B_v1.2", "a/0"])

@@ -23,6 +23,7 @@ from lemonade_serve.protocol.messages import (
     ImportGguf,
     JobDone,
     JobFailed,
+    Load,
     LoadFailed,
     Progress,
     Ready,
@@ -100,7 +101,9 @@ class Child:
     def worker(self) -> None:
         """Does to a request what its prompt says."""
         self.hello()
-        self.channel.receive()
+        load = self.channel.receive()
+        assert isinstance(load, Load)
+        self.load = load
         self.channel.send(Ready("tiny", "it is tiny", 0.0, 0))
         while (command := self.channel.receive()) is not None:
             match command:
@@ -139,6 +142,9 @@ class Child:
             case "batch of 5":
                 done = Finished(request, "", FinishReason.STOP)
                 self.channel.send(Events((done,), batch=5, kv_tokens=50))
+            case "load":
+                said = f"{self.load.kv_cache_tokens} tokens for {self.load.engine}"
+                self._say(Token(request, said, 2.0), Finished(request, "", FinishReason.STOP))
             case "lane":
                 self._say(Token(request, sys.argv[3], 2.0))
                 self._say(Finished(request, "", FinishReason.STOP))

@@ -280,11 +280,29 @@ async def test_the_batches_of_a_worker_are_observed_as_those_of_its_checkpoint(
     await worker.stop(errors.Draining())
 
 
+async def say(worker: WorkerClient, text: str) -> str:
+    """The first word of its answer."""
+    return next(event.text for event in await ask(worker, text) if isinstance(event, Token))
+
+
+@pytest.mark.parametrize(("slots", "tokens"), [(1, 128), (2, 200)])
+def test_a_worker_is_told_its_engine_and_how_large_its_kv_cache_is_of_use(
+    behave: Behave, slots: int, tokens: int
+) -> None:
+    @asynchronous
+    async def launched() -> None:
+        worker = await launch(
+            behave, sequence_slots=slots, kv_cache_tokens=200, engine="onnxruntime-genai"
+        )
+        assert await say(worker, "load") == f"{tokens} tokens for onnxruntime-genai"
+        await worker.stop(errors.Draining())
+
+    assert SMALL.context_length == 128
+    launched()
+
+
 class TestTurns:
     """The lanes of workers, and the file that they lock bytes of."""
-
-    async def say(self, worker: WorkerClient, text: str) -> str:
-        return next(event.text for event in await ask(worker, text) if isinstance(event, Token))
 
     @asynchronous
     async def test_a_worker_is_told_its_lane_which_is_free_again_when_it_is_gone(
@@ -293,10 +311,10 @@ class TestTurns:
         behave("worker")
         with launcher(cpus=2) as launching:
             workers = [await launching.launch(SMALL, Device.CPU) for _ in range(2)]
-            assert [await self.say(worker, "lane") for worker in workers] == ["0", "1"]
+            assert [await say(worker, "lane") for worker in workers] == ["0", "1"]
             await workers[1].stop(errors.Draining())
             workers[1] = await launching.launch(SMALL, Device.CPU)
-            assert await self.say(workers[1], "lane") == "1"
+            assert await say(workers[1], "lane") == "1"
         for worker in workers:
             await worker.stop(errors.Draining())
 
@@ -309,7 +327,7 @@ class TestTurns:
                     await launching.launch(SMALL, Device.CPU)
             behave("worker")
             workers = [await launching.launch(SMALL, Device.CPU) for _ in range(2)]
-        assert [await self.say(worker, "lane") for worker in workers] == ["0", "1"]
+        assert [await say(worker, "lane") for worker in workers] == ["0", "1"]
         for worker in workers:
             await worker.stop(errors.Draining())
 
@@ -320,11 +338,11 @@ class TestTurns:
         behave("worker")
         with launcher() as launching:
             first, second = [await launching.launch(SMALL, Device.CPU) for _ in range(2)]
-        assert await self.say(first, "take a turn") == "my turn"
-        assert await self.say(second, "take a turn") == "another's turn"
+        assert await say(first, "take a turn") == "my turn"
+        assert await say(second, "take a turn") == "another's turn"
         os.kill(first.pid, signal.SIGKILL)
         await first.exited
-        assert await self.say(second, "take a turn") == "my turn"
+        assert await say(second, "take a turn") == "my turn"
         await second.stop(errors.Draining())
 
     @asynchronous
@@ -333,7 +351,7 @@ class TestTurns:
         with launcher(cpus=2) as launching:
             workers = [await launching.launch(SMALL, Device.CPU) for _ in range(2)]
         for worker in workers:
-            assert await self.say(worker, "take a turn") == "my turn"
+            assert await say(worker, "take a turn") == "my turn"
         for worker in workers:
             await worker.stop(errors.Draining())
 

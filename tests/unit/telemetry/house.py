@@ -91,6 +91,7 @@ def slot(**fields: Any) -> SlotView:
         "waiting": 2,
         "memory_bytes": 300,
         "last_use": 90.0,
+        "kv_cache_tokens": 1000,
     }
     return SlotView(**CHECKPOINT | usual | fields)
 
@@ -107,8 +108,7 @@ def device(name: str) -> DeviceView:
 
 
 class House:
-    """It is 100 s on the clock and 5,000 s after 1970; a KV cache has room for 1,000 tokens;
-    `slots` may be changed at any time."""
+    """It is 100 s on the clock and 5,000 s after 1970; `slots` may be changed at any time."""
 
     def __init__(self, *devices: str) -> None:
         self.slots: list[SlotView] = []
@@ -124,7 +124,6 @@ class House:
                 wall=lambda: 5000.0,
             ),
             devices=self._devices,
-            kv_cache_tokens=1000,
             version="1.2.3",
         )
 

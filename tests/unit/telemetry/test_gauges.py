@@ -52,8 +52,10 @@ def test_the_use_of_a_kv_cache_is_a_share_of_its_room(house: House) -> None:
     assert house.of("kv_cache_usage_ratio") == 0
     house.slots = [slot(kv_tokens=250)]
     assert house.of("kv_cache_usage_ratio") == 0.25
-    house.slots = [slot(kv_tokens=250), slot(dtype="fp16", kv_tokens=400)]
-    assert house.of("kv_cache_usage_ratio") == 0.4
+    house.slots = [slot(kv_tokens=250), slot(dtype="fp16", kv_tokens=350)]
+    assert house.of("kv_cache_usage_ratio") == 0.3
+    house.slots = [slot(state=SlotState.WAITING, kv_cache_tokens=0)]
+    assert house.of("kv_cache_usage_ratio") == 0
 
 
 def test_the_last_use_is_in_unix_time(house: House) -> None:

@@ -344,6 +344,7 @@ async def test_a_slot_says_which_engine_serves_it_and_why() -> None:
     house.launcher.workers[0].kv_tokens = 12
     (view,) = house.pool.slots()
     assert (view.engine, view.engine_reason, view.kv_tokens) == ("fake", "it is a fake", 12)
+    assert view.kv_cache_tokens == 2 * SMALL.context_length
 
 
 @asynchronous
