@@ -27,6 +27,7 @@ from lemonade_serve.domain.clients import ClientParams
 from lemonade_serve.domain.device import Device, DeviceBudget
 from lemonade_serve.domain.residency.policy import Bounds
 from lemonade_serve.domain.residency.pool import Pool
+from lemonade_serve.runtime.lanes import Lanes
 from lemonade_serve.runtime.launcher import ProcessLauncher
 from lemonade_serve.settings import Log, Options, Worker
 from lemonade_serve.store.cached import CachedParamsStore
@@ -76,13 +77,22 @@ async def pass_through(
 ) -> dict[str, dict[str, float]]:
     """What a request for a resident model costs before it is sent to the worker, in µs."""
     launcher = ProcessLauncher(
-        Worker(), threads=threads, execution_providers={Device.CPU: _BUDGET.execution_provider}
+        Worker(),
+        threads=threads,
+        lanes=Lanes(cpus=threads, threads=threads),
+        execution_providers={Device.CPU: _BUDGET.execution_provider},
+        observer=Observers(),
     )
     pool = Pool(
         launcher,
         Observers(),
         budgets={Device.CPU: _BUDGET},
-        bounds=Bounds(max_requests=1),
+        bounds=Bounds(
+            sequence_slots=1,
+            max_queue=0,
+            max_client_queue=0,
+            kv_cache_tokens=Worker().kv_cache_tokens,
+        ),
         clock=time.monotonic,
     )
 
@@ -96,6 +106,7 @@ async def pass_through(
         return {"acquire and release": await _timed(lease, passes), **await _reads(passes)}
     finally:
         await pool.close()
+        launcher.close()
 
 
 async def _reads(passes: int) -> dict[str, dict[str, float]]:

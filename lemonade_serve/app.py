@@ -25,6 +25,7 @@ from lemonade_serve.api.v0 import routes as v0_routes
 from lemonade_serve.devices.budgets import budgets
 from lemonade_serve.devices.cpus import read_cpus
 from lemonade_serve.devices.memory import read_memory
+from lemonade_serve.devices.providers import same
 from lemonade_serve.domain.clients import ClientParams
 from lemonade_serve.domain.completion import CompletionService
 from lemonade_serve.domain.device import Budgets
@@ -35,6 +36,7 @@ from lemonade_serve.domain.residency.pool import Pool
 from lemonade_serve.domain.residents import Residents
 from lemonade_serve.hub.catalog import DiskCatalog
 from lemonade_serve.runtime.jobs import ProcessJobRunner
+from lemonade_serve.runtime.lanes import Lanes
 from lemonade_serve.runtime.launcher import ProcessLauncher
 from lemonade_serve.settings import Settings, read_api_keys
 from lemonade_serve.store.directory import StateDirectory
@@ -94,7 +96,7 @@ async def open_app(
         state = open_until_the_end.enter_context(StateDirectory(settings.state_path))
         store = await open_until_the_end.enter_async_context(open_params_store(settings))
         pool = Pool(
-            launcher or _launcher(settings, room),
+            launcher or open_until_the_end.enter_context(_launcher(settings, room, observer)),
             observer,
             budgets=room,
             bounds=_bounds(settings),
@@ -198,17 +200,26 @@ def _provide(thing: object) -> Provide:
     return Provide(provided, sync_to_thread=False)
 
 
-def _launcher(settings: Settings, room: Budgets) -> ProcessLauncher:
+def _launcher(settings: Settings, room: Budgets, observer: Observer) -> ProcessLauncher:
+    providers = {device: one.execution_provider for device, one in room.items()}
+    cpus = read_cpus().usable
+    threads = settings.worker.threads or cpus
+    apart = [device for device, provider in providers.items() if not same(provider, "cpu")]
     return ProcessLauncher(
         settings.worker,
-        threads=settings.worker.threads or read_cpus().usable,
-        execution_providers={device: one.execution_provider for device, one in room.items()},
+        threads=threads,
+        lanes=Lanes(cpus=cpus, threads=threads, apart=apart),
+        execution_providers=providers,
+        observer=observer,
     )
 
 
 def _bounds(settings: Settings) -> Bounds:
     return Bounds(
-        max_requests=settings.worker.sequence_slots + settings.worker.max_queue,
+        sequence_slots=settings.worker.sequence_slots,
+        max_queue=settings.worker.max_queue,
+        max_client_queue=settings.worker.max_client_queue,
+        kv_cache_tokens=settings.worker.kv_cache_tokens,
         min_residency_s=settings.pool.min_residency_s,
         max_wait_s=settings.pool.max_wait_s,
         queue_timeout_s=settings.pool.queue_timeout_s,

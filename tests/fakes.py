@@ -23,13 +23,16 @@ from lemonade_serve.protocol.messages import (
     FinishReason,
     ImportGguf,
     JobDone,
+    Logprob,
     Prompt,
+    Queued,
     Ready,
     ResolvedParams,
     Started,
     TextPrompt,
     Token,
     TokensPrompt,
+    Work,
 )
 
 DEADLINE_S = 10.0
@@ -94,16 +97,23 @@ class RecordingObserver:
 
 
 class FakeWorker:
-    """A `Worker` that says `words` over and over; `hush` makes it wait until `speak`."""
+    """A `Worker` that says `words` over and over; `hush` makes it wait until `speak`.
 
-    def __init__(self, info: CheckpointInfo, *, pid: int, words: Sequence[str]) -> None:
+    All sequences of a request say the same. Who is said to be `ahead` of a request is told to it
+    before it is started.
+    """
+
+    def __init__(
+        self, info: CheckpointInfo, *, pid: int, words: Sequence[str], kv_cache_bytes: int = 0
+    ) -> None:
         self.pid = pid
         self.info = info
-        self.ready = Ready("fake", load_s=0.5)
+        self.ready = Ready("fake", "it is a fake", 0.5, kv_cache_bytes)
         self.exited: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.memory_bytes = 1 << 20
-        self.prompts: list[Prompt] = []
-        self.params: list[ResolvedParams] = []
+        self.kv_tokens = 0
+        self.works: list[Work] = []
+        self.ahead: Sequence[int] = ()
         self.closed = 0
         """Requests that ended, however."""
         self.started = asyncio.Event()
@@ -112,6 +122,14 @@ class FakeWorker:
         self._may_speak = asyncio.Event()
         self._may_speak.set()
         self._broken: tuple[Exception, int] | None = None
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        return [work.prompt for work in self.works]
+
+    @property
+    def params(self) -> list[ResolvedParams]:
+        return [work.params for work in self.works]
 
     def hush(self) -> None:
         self._may_speak.clear()
@@ -129,25 +147,34 @@ class FakeWorker:
             self.exited.set_result(reason)
             self.speak()
 
-    async def generate(self, prompt: Prompt, params: ResolvedParams, deliver: Deliver) -> None:
+    async def generate(self, work: Work, deliver: Deliver) -> None:
         if self.exited.done():
             raise self._loss()
-        self.prompts.append(prompt)
-        self.params.append(params)
-        prompt_tokens = _length(prompt)
+        self.works.append(work)
+        prompt_tokens = _length(work.prompt)
         try:
+            for ahead in self.ahead:
+                deliver(Queued(1, ahead))
             deliver(Started(1, prompt_tokens, 0, _now()))
             self.started.set()
-            for n in range(params.max_length):
+            for n in range(work.params.max_length):
                 await self._turn(n)
-                deliver(Token(1, self._words[n % len(self._words)], _now()))
-            deliver(Finished(1, "", FinishReason.LENGTH))
+                for index in range(work.n):
+                    deliver(self._say(n, index, work.params.logprobs))
+            for index in range(work.n):
+                deliver(Finished(1, "", FinishReason.LENGTH, index))
         finally:
             self.closed += 1
 
     async def stop(self, cause: errors.LemonadeError) -> None:
         self._cause = self._cause or cause
         self.die("exit code 0")
+
+    def _say(self, n: int, index: int, logprobs: int | None) -> Token:
+        word = self._words[n % len(self._words)]
+        drawn = () if logprobs is None else (0, *range(logprobs))  # itself, then the most likely
+        told = tuple(Logprob(n + k, word.encode(), -0.5 - k) for k in drawn)
+        return Token(1, word, _now(), index, told)
 
     async def _turn(self, said: int) -> None:
         await self._may_speak.wait()
@@ -169,6 +196,8 @@ class FakeLauncher:
         self.launches: list[tuple[CheckpointInfo, Device]] = []
         self.workers: list[FakeWorker] = []
         self.failure: Exception | None = None
+        self.kv_cache_bytes = 0
+        """What the next worker says that its KV cache may come to take."""
         self.cancelled = 0
         self.launching = asyncio.Event()
         """Set when a load has begun."""
@@ -197,7 +226,12 @@ class FakeLauncher:
             raise self.failure
         if not info.path.name:
             raise errors.ModelLoadError(f"{info.name}: there is nothing to load")
-        worker = FakeWorker(info, pid=4000 + len(self.workers), words=self._words)
+        worker = FakeWorker(
+            info,
+            pid=4000 + len(self.workers),
+            words=self._words,
+            kv_cache_bytes=self.kv_cache_bytes,
+        )
         self.workers.append(worker)
         return worker
 
@@ -256,6 +290,7 @@ def checkpoint(name: str = "small", dtype: str = "int4", **fields: Any) -> Check
         "context_length": 128,
         "bytes": 1000,
         "memory_bytes": 1 << 20,
+        "kv_bytes_per_token": 0,
         "modified_s": 1_700_000_000,
     }
     return CheckpointInfo(name=name, dtype=dtype, **{**known, **fields})
@@ -277,6 +312,10 @@ class FakePinStore:
         self.pins = pins
 
 
+ROOMY = {"sequence_slots": 2, "max_queue": 2, "max_client_queue": 2, "kv_cache_tokens": 1024}
+"""Bounds that four requests for a model keep to."""
+
+
 def new_pool(
     launcher: FakeLauncher | None = None,
     observer: RecordingObserver | None = None,
@@ -291,7 +330,7 @@ def new_pool(
         launcher or FakeLauncher(),
         observer or RecordingObserver(),
         budgets=budgets or {Device.CPU: plenty},
-        bounds=Bounds(**{"max_requests": 4, **bounds}),
+        bounds=Bounds(**{**ROOMY, **bounds}),
         clock=clock or FakeClock(),
     )
 

@@ -32,6 +32,7 @@ class _Model(msgspec.Struct, frozen=True, kw_only=True):
     last_use: float
     pid: int | None
     engine: str | None
+    engine_reason: str | None
 
 
 class _Device(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,9 +55,9 @@ class _Health(msgspec.Struct, frozen=True, kw_only=True):
 def ps(api: Api, as_json: bool) -> None:
     """Show which models are in memory, and how much room is left.
 
-    REQUESTS is running+waiting; IDLE is the time since a model was used last. The second table has
-    a line for each device: models of at most so many, memory of at most so much. Looking loads
-    nothing and keeps nothing in memory.
+    REQUESTS is running+waiting; IDLE is the time since a model was used last. The second table says
+    why an engine serves what it serves. The last one has a line for each device: models of at most
+    so many, memory of at most so much. Looking loads nothing and keeps nothing in memory.
     """
     answer = api.get("/api/v0/health")
     if as_json:
@@ -65,6 +66,9 @@ def ps(api: Api, as_json: bool) -> None:
     health = read(answer, _Health)
     if health.all_models_loaded:
         table.show(_models(health.all_models_loaded, time.time()))
+        if engines := _engines(health.all_models_loaded):
+            click.echo()
+            table.show(engines)
     else:
         click.echo("No model is loaded: a request loads what it needs, or `lemonade-serve load`")
     click.echo()
@@ -88,6 +92,20 @@ def _models(models: Sequence[_Model], now: float) -> Table:
             model.engine or _NOTHING,
         )
     return rows
+
+
+def _engines(models: Sequence[_Model]) -> Table | None:
+    """None where no model is loaded yet."""
+    served: dict[tuple[str, str], list[str]] = {}
+    for model in models:
+        if model.engine and model.engine_reason:
+            names = served.setdefault((model.engine, model.engine_reason), [])
+            if model.model_name not in names:
+                names.append(model.model_name)
+    rows = table.columns("ENGINE", "SERVES", "BECAUSE")
+    for (engine, reason), names in served.items():
+        rows.add_row(engine, ", ".join(names), reason)
+    return rows if served else None
 
 
 def _devices(devices: Sequence[_Device]) -> Table:

@@ -18,8 +18,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 
 
 class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A checkpoint on disk. `dtype` is what its matrices really are; `bytes` its size there, and
-    `memory_bytes` what a worker that serves it is expected to take."""
+    """A checkpoint on disk. `dtype` is what its matrices really are; `bytes` its size there,
+    `memory_bytes` what a worker that serves it is expected to take, and `kv_bytes_per_token` what
+    each token in its KV cache takes besides."""
 
     name: str
     path: Path
@@ -28,8 +29,13 @@ class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True):
     context_length: int
     bytes: int
     memory_bytes: int
+    kv_bytes_per_token: int
     modified_s: int
     """Unix time of its last change."""
+
+    def kv_tokens(self, *, at_most: int, sequences: int) -> int:
+        """How large a KV cache is of use: so many sequences fill no more than their contexts."""
+        return min(at_most, sequences * self.context_length)
 
 
 def check_name(name: str) -> str:

@@ -42,7 +42,11 @@ class CheckpointLoading(CheckpointEvent, frozen=True, kw_only=True):
 
 
 class CheckpointLoaded(CheckpointEvent, frozen=True, kw_only=True):
+    """`memory_bytes` is what it is charged: what its worker takes, and what the KV cache of that
+    may come to take; 0 when the worker is gone already."""
+
     engine: str
+    engine_reason: str
     pid: int
     load_s: float
     memory_bytes: int
@@ -64,6 +68,12 @@ class CheckpointRequested(CheckpointEvent, frozen=True, kw_only=True):
     """A request wants the checkpoint; `resident`: it was there already."""
 
     resident: bool
+
+
+class BatchDecoded(CheckpointEvent, frozen=True, kw_only=True):
+    """One step of an engine gave so many sequences a token. Comes a hundred times a second."""
+
+    sequences: int
 
 
 class CatalogueListed(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,6 +145,7 @@ Event = (
     | CheckpointLoadFailed
     | CheckpointUnloaded
     | CheckpointRequested
+    | BatchDecoded
     | CatalogueListed
     | RequestFinished
     | RequestRefused

@@ -45,6 +45,10 @@ class Worker(Protocol):
     def memory_bytes(self) -> int:
         """Its resident size; 0 when it is gone."""
 
+    @property
+    def kv_tokens(self) -> int:
+        """What its running sequences have of the KV cache."""
+
     async def generate(self, work: Work, deliver: Deliver) -> None:
         """One request, until all its sequences are finished. Its events are handed to `deliver` as
         they come: perhaps `Queued`, again whenever that changes; `Started`; then `Token` upon

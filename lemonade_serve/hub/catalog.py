@@ -23,7 +23,7 @@ _PROVENANCE = "provenance.json"
 _MAX_DEPTH = 4
 """Directories below a root that are searched: publisher, name, dtype, and one to spare."""
 _PROCESS_BYTES = 100 * 1024 * 1024
-_CONVERSATION_TOKENS = 4096
+_KV_VALUE_BYTES = 4
 _STAGING = ".staging-"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
@@ -165,18 +165,16 @@ def _describe(path: Path, root: Path, modified_ns: int) -> CheckpointInfo:
         architecture=model.type,
         context_length=model.context_length,
         bytes=size,
-        memory_bytes=_memory_bytes(size, model),
+        memory_bytes=_PROCESS_BYTES + 2 * size,  # ONNX Runtime repacks the weights: a second copy
+        kv_bytes_per_token=_kv_bytes_per_token(model.decoder),
         modified_s=modified_ns // 1_000_000_000,
     )
 
 
-def _memory_bytes(file_bytes: int, model: _Model) -> int:
-    """What a worker is expected to take before anyone has measured it: ONNX Runtime keeps a second,
-    repacked copy of the weights, and one long conversation has its keys and values in float32."""
-    decoder = model.decoder
+def _kv_bytes_per_token(decoder: _Decoder) -> int:
+    """A key and a value for each layer, in float32: a configuration does not say if it is less."""
     values = 2 * decoder.num_hidden_layers * decoder.num_key_value_heads * decoder.head_size
-    conversation = 4 * values * min(model.context_length, _CONVERSATION_TOKENS)
-    return _PROCESS_BYTES + 2 * file_bytes + conversation
+    return _KV_VALUE_BYTES * values
 
 
 def _imported_dtype(path: Path) -> str | None:

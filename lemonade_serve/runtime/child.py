@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from signal import Signals
 
@@ -27,7 +27,7 @@ class ChildError(Exception):
 
 
 class Child(asyncio.Protocol):
-    """`python -m module FD`, speaking frames. End of file tells either side that the other died.
+    """`python -m module FD …`, speaking frames. End of file tells either side that the other died.
 
     Frames wait for `receive` until somebody listens; a listener gets them in the very turn of the
     event loop in which they arrive. A child that talks nonsense is hung up on.
@@ -43,8 +43,19 @@ class Child(asyncio.Protocol):
         self._fault: framing.FrameError | None = None
 
     @classmethod
-    async def start(cls, module: str, *, handshake_timeout_s: float) -> Child:
-        """Start it and wait for its Hello. Raises ChildError; leaves no process then."""
+    async def start(
+        cls,
+        module: str,
+        *,
+        handshake_timeout_s: float,
+        arguments: Sequence[str] = (),
+        inherited: Sequence[int] = (),
+    ) -> Child:
+        """Start it and wait for its Hello. Raises ChildError; leaves no process then.
+
+        `arguments` follow the number of its socket; `inherited` are files that it shares with us,
+        under the same numbers.
+        """
         child = cls()
         ours, theirs = socket.socketpair()
         child._transport, _ = await asyncio.get_running_loop().create_connection(
@@ -57,7 +68,8 @@ class Child(asyncio.Protocol):
                 "-m",
                 module,
                 str(theirs.fileno()),
-                pass_fds=(theirs.fileno(),),
+                *arguments,
+                pass_fds=(theirs.fileno(), *inherited),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import resource
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -43,8 +44,13 @@ class WorkerClient:
     that hears of the loss can no longer be given the dead worker.
     """
 
-    def __init__(self, child: Child, ready: Ready, *, stop_timeout_s: float) -> None:
+    def __init__(
+        self, child: Child, ready: Ready, *, stop_timeout_s: float, decoded: Callable[[int], None]
+    ) -> None:
+        """`decoded` is told how many sequences got a token together; must not block or raise."""
         self._child = child
+        self._decoded = decoded
+        self._kv_tokens = 0
         self._stop_timeout_s = stop_timeout_s
         self._ids = itertools.count(1)
         self._requests: dict[int, _Request] = {}
@@ -64,6 +70,11 @@ class WorkerClient:
         except OSError:
             return 0
         return resident_pages * resource.getpagesize()
+
+    @property
+    def kv_tokens(self) -> int:
+        # Of requests that were given up the worker need not say that their room is free.
+        return self._kv_tokens if self._requests else 0
 
     async def generate(self, work: Work, deliver: Deliver) -> None:
         if self.exited.done():
@@ -85,7 +96,10 @@ class WorkerClient:
 
     def _hear(self, report: Report | None) -> None:
         match report:
-            case Events(events):
+            case Events(events, batch, kv_tokens):
+                self._kv_tokens = kv_tokens
+                if batch:
+                    self._decoded(batch)
                 for event in events:
                     self._pass_on(event)
             case None:

@@ -3,36 +3,74 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping
+from io import FileIO
+from typing import Self
 
 from lemonade_serve import errors
 from lemonade_serve.domain.checkpoint import CheckpointInfo
 from lemonade_serve.domain.device import Device
+from lemonade_serve.domain.events import BatchDecoded
+from lemonade_serve.domain.ports import Observer
 from lemonade_serve.protocol.messages import Load, LoadFailed, Ready
 from lemonade_serve.runtime.child import Child, ChildError
 from lemonade_serve.runtime.client import WorkerClient
+from lemonade_serve.runtime.lanes import Lanes
 from lemonade_serve.settings import Worker as WorkerSettings
 
 
 class ProcessLauncher:
-    """The `Launcher` (domain/ports.py) of real processes."""
+    """The `Launcher` (domain/ports.py) of real processes.
+
+    Its workers share a file in memory, the turnstile, of which they lock bytes: those of its lane
+    are a worker's turn to compute (runtime/lanes.py). The kernel takes a dead worker's locks away.
+    """
 
     def __init__(
         self,
         settings: WorkerSettings,
         *,
         threads: int,
+        lanes: Lanes,
         execution_providers: Mapping[Device, str],
+        observer: Observer,
     ) -> None:
         self._settings = settings
         self._threads = threads
+        self._lanes = lanes
         self._execution_providers = execution_providers
+        self._observer = observer
+        self._turnstile = FileIO(os.memfd_create("turnstile", os.MFD_CLOEXEC), "r+")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Start no more workers; those that there are go on."""
+        self._turnstile.close()
 
     async def launch(self, info: CheckpointInfo, device: Device) -> WorkerClient:
-        settings = self._settings
+        lane = self._lanes.enter(device)
+        try:
+            worker = await self._launch(info, device, lane)
+        except BaseException:
+            self._lanes.leave(lane)
+            raise
+        worker.exited.add_done_callback(lambda _: self._lanes.leave(lane))
+        return worker
+
+    async def _launch(self, info: CheckpointInfo, device: Device, lane: int) -> WorkerClient:
+        settings, turnstile = self._settings, self._turnstile.fileno()
         try:
             child = await Child.start(
-                "lemonade_serve.worker", handshake_timeout_s=settings.handshake_timeout_s
+                "lemonade_serve.worker",
+                handshake_timeout_s=settings.handshake_timeout_s,
+                arguments=(str(turnstile), str(lane)),
+                inherited=(turnstile,),
             )
         except (ChildError, OSError) as error:
             raise errors.ModelLoadError(f"no worker for {info.name}: {error}") from error
@@ -47,7 +85,15 @@ class ProcessLauncher:
         except BaseException:
             await child.kill()
             raise
-        return WorkerClient(child, ready, stop_timeout_s=settings.stop_timeout_s)
+
+        def decoded(sequences: int) -> None:
+            self._observer.observe(
+                BatchDecoded(
+                    model=info.name, device=device.value, dtype=info.dtype, sequences=sequences
+                )
+            )
+
+        return WorkerClient(child, ready, stop_timeout_s=settings.stop_timeout_s, decoded=decoded)
 
     async def _load(self, child: Child, info: CheckpointInfo, device: Device) -> Ready:
         settings = self._settings
@@ -57,8 +103,11 @@ class ProcessLauncher:
                 execution_provider=self._execution_providers[device],
                 threads=self._threads,
                 sequence_slots=settings.sequence_slots,
-                idle_sequences=settings.idle_sequences,
+                kv_cache_tokens=info.kv_tokens(
+                    at_most=settings.kv_cache_tokens, sequences=settings.sequence_slots
+                ),
                 prefill_chunk_tokens=settings.prefill_chunk_tokens,
+                engine=settings.engine,
             )
         )
         match await child.receive():

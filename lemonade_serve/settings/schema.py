@@ -95,13 +95,14 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The process that serves one checkpoint."""
 
     threads: Annotated[int, Meta(ge=0)] = 0
-    """Threads that compute; 0 means the CPUs that this process may use."""
+    """Threads that compute; 0 means the CPUs that this process may use. As many models compute at
+    once as have CPUs for so many threads each; more of them take turns, a step at a time."""
     sequence_slots: Count = 16
     """Sequences of a model that advance at the same time."""
     kv_cache_tokens: Annotated[int, Meta(ge=64)] = 16384
-    """Tokens, prompts included, that all sequences of a model may have in its KV cache together:
-    memory that its device is charged for. A request waits until what it may come to need is free;
-    a prompt that can never fit is refused with 400."""
+    """Tokens, prompts included, that all sequences of a model may have in its KV cache together, if
+    their contexts are so long: memory that its device is charged for. A request waits until what it
+    may come to need is free; a prompt that can never fit is refused with 400."""
     max_queue: Annotated[int, Meta(ge=0)] = 64
     """Requests of a model that may wait for a sequence slot; one more is refused with 429."""
     max_client_queue: Annotated[int, Meta(ge=0)] = 32

@@ -12,7 +12,7 @@ NO_DEVICE = "none"
 
 _WHERE = (MODEL, "device")
 
-# In seconds, but for the last.
+# In seconds, but for the last two.
 _FIRST_TOKEN = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5),
     *(0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640),
@@ -28,6 +28,7 @@ _REQUEST = (
 _LOAD = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
 _IDLE = (0.1, 0.5, 1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400)
 _TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)
+_SEQUENCES = (1, 2, 4, 8, 16, 32, 64)
 _OF_ALL = "of all requests, also of those that did not come to their end."
 
 
@@ -100,6 +101,12 @@ class Families:
         )
         self.generated_length = Histogram(
             "request_generated_tokens", "Tokens generated for a request.", _WHERE, _TOKENS
+        )
+        self.batch = Histogram(
+            "batch_size",
+            "Sequences that one step of the engine gave a token.",
+            _WHERE,
+            _SEQUENCES,
         )
         self.loads = Counter("model_loads_total", "Loads that ended.", (*_WHERE, "outcome"))
         self.load_duration = Histogram(

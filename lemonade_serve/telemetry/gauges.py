@@ -63,7 +63,12 @@ class Gauges(Collector):
         pinned = _of_model("model_pinned", "1 while a model is there and exempt from eviction.")
         memory = _of_model(
             "model_memory_bytes",
-            "What a model is charged for: estimated before its load, then measured.",
+            "What a model is charged for: estimated before its load, then what was measured and "
+            "the room that its KV cache has left.",
+        )
+        kv_cache = _of_model(
+            "kv_cache_usage_ratio",
+            "Tokens of the sequences that run, to those that the KV cache has room for.",
         )
         last_used = _of_model(
             "model_last_used_timestamp_seconds", "When a model that is there was last used."
@@ -77,9 +82,11 @@ class Gauges(Collector):
                 state.add_metric((*labels, name), name in states)
             pinned.add_metric(labels, any(slot.pinned for slot in here))
             memory.add_metric(labels, sum(slot.memory_bytes for slot in here))
+            room = sum(slot.kv_cache_tokens for slot in here)
+            kv_cache.add_metric(labels, sum(slot.kv_tokens for slot in here) / (room or 1))
             if here:
                 last_used.add_metric(labels, since_1970 + max(slot.last_use for slot in here))
-        return running, waiting, state, pinned, memory, last_used
+        return running, waiting, state, pinned, memory, kv_cache, last_used
 
     def _by_labels(self, slots: Sequence[SlotView]) -> dict[tuple[str, str], list[SlotView]]:
         grouped: dict[tuple[str, str], list[SlotView]] = defaultdict(list)

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Info, ProcessCollector
 
 from lemonade_serve import errors
 from lemonade_serve.domain.events import (
+    BatchDecoded,
     CatalogueListed,
     CheckpointEvent,
     CheckpointLoaded,
@@ -82,6 +83,8 @@ class MetricsObserver:
         if isinstance(event, CheckpointEvent | RequestFinished):
             self.know([event.model])
         match event:
+            case BatchDecoded():  # by far the most frequent
+                self.families.batch.observe([event.sequences], event.model, event.device)
             case RequestFinished():
                 self._finished(event)
             case RequestRefused():

@@ -97,14 +97,16 @@ def test_health_says_all_that_is_settled(daemon: Daemon) -> None:
     pids = {worker.pid for worker in daemon.workers()}
     for model in (busy, idle):
         assert set(model) == {
-            *("model_name", "checkpoint", "device", "dtype", "state", "engine", "pinned"),
-            *("memory_bytes", "last_use", "pid", *ACTIVITY),
+            *("model_name", "checkpoint", "device", "dtype", "state", "pinned"),
+            *("engine", "engine_reason", "memory_bytes", "last_use", "pid", *ACTIVITY),
         }
         assert (model["dtype"], model["state"]) == ("int8", "resident")
         assert since - 1 < model["last_use"] < time.time() + 1
         assert model["memory_bytes"] > 50_000_000
         assert model["pid"] in pids
         assert model["checkpoint"].startswith("/")
+        assert model["engine"]
+        assert model["engine_reason"]
 
 
 def test_before_the_first_request_all_stats_are_null(other_house: Daemon) -> None:

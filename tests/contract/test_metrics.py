@@ -42,6 +42,8 @@ FAMILIES: dict[str, tuple[str, set[str]]] = {
     "model_pinned": ("gauge", WHERE),
     "model_memory_bytes": ("gauge", WHERE),
     "model_last_used_timestamp_seconds": ("gauge", WHERE),
+    "kv_cache_usage_ratio": ("gauge", WHERE),
+    "batch_size": ("histogram", WHERE),
     "model_loads_total": ("counter", {*WHERE, "outcome"}),
     "model_load_duration_seconds": ("histogram", WHERE),
     "model_evictions_total": ("counter", {*WHERE, "reason"}),
@@ -98,6 +100,7 @@ BUCKETS = {
     "request_prefill_duration_seconds": REQUEST,
     "request_decode_duration_seconds": REQUEST,
     "model_load_duration_seconds": [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600],
+    "batch_size": [1, 2, 4, 8, 16, 32, 64],
     "request_prompt_tokens": TOKENS,
     "request_generated_tokens": TOKENS,
 }

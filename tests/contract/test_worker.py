@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -19,18 +19,22 @@ from lemonade_serve.hub.catalog import DiskCatalog
 from lemonade_serve.protocol.messages import (
     Finished,
     FinishReason,
+    Prompt,
+    Queued,
     ResolvedParams,
     Started,
     TextPrompt,
     Token,
     TokensPrompt,
+    Work,
 )
+from lemonade_serve.runtime.lanes import Lanes
 from lemonade_serve.runtime.launcher import ProcessLauncher
 from lemonade_serve.settings import Worker as WorkerSettings
 from tests.daemon import MODEL
-from tests.fakes import FakeLauncher, FakeWorker, asynchronous, checkpoint
+from tests.fakes import FakeLauncher, FakeWorker, RecordingObserver, asynchronous, checkpoint
 
-Event = Started | Token | Finished
+Event = Queued | Started | Token | Finished
 PROMPT = TextPrompt("Once upon a time")
 FOREVER = 1500
 
@@ -56,18 +60,26 @@ def kill_process(worker: Worker) -> None:
 
 
 @pytest.fixture(params=["fake", "process"])
-def house(request: pytest.FixtureRequest) -> Callable[[], House]:
+def house(request: pytest.FixtureRequest) -> Iterator[Callable[[], House]]:
     """Builds the house on the loop of the test."""
     if request.param == "fake":
-        return lambda: House(FakeLauncher(), checkpoint("small"), kill_fake)
+        yield lambda: House(FakeLauncher(), checkpoint("small"), kill_fake)
+        return
     cache: Path = request.getfixturevalue("cache_dir")
     info = DiskCatalog(cache).find(MODEL, "auto")
-    launcher = ProcessLauncher(WorkerSettings(), threads=1, execution_providers={Device.CPU: "cpu"})
-    return lambda: House(launcher, info, kill_process)
+    with ProcessLauncher(
+        WorkerSettings(),
+        threads=1,
+        lanes=Lanes(cpus=1, threads=1),
+        execution_providers={Device.CPU: "cpu"},
+        observer=RecordingObserver(),
+    ) as launcher:
+        yield lambda: House(launcher, info, kill_process)
 
 
-def params(max_length: int) -> ResolvedParams:
-    return ResolvedParams(temperature=0.0, max_length=max_length, ignore_eos=True)
+def work(max_length: int, prompt: Prompt = PROMPT, *, n: int = 1, **said: Any) -> Work:
+    usual = {"temperature": 0.0, "max_length": max_length, "ignore_eos": True}
+    return Work(prompt, ResolvedParams(**{**usual, **said}), n)
 
 
 async def begun(
@@ -82,16 +94,16 @@ async def begun(
             spoke.set()
 
     async def generate() -> None:
-        await worker.generate(PROMPT, params(max_length), deliver)
+        await worker.generate(work(max_length), deliver)
 
     task = asyncio.create_task(generate())
     await spoke.wait()
     return task
 
 
-async def asked(worker: Worker, max_length: int = 3) -> list[Event]:
+async def asked(worker: Worker, max_length: int = 3, **said: Any) -> list[Event]:
     heard: list[Event] = []
-    await worker.generate(PROMPT, params(max_length), heard.append)
+    await worker.generate(work(max_length, **said), heard.append)
     return heard
 
 
@@ -115,6 +127,47 @@ async def test_a_request_is_started_spoken_and_finished(house: Callable[[], Hous
     assert times == sorted(times)
     assert worker.ready.load_s > 0
     assert worker.memory_bytes > 0
+    assert worker.kv_tokens == 0  # it has finished
+    await worker.stop(errors.Draining())
+
+
+@asynchronous
+async def test_a_worker_says_what_serves_it_and_why(house: Callable[[], House]) -> None:
+    worker = await house().launch()
+    assert worker.ready.engine
+    assert worker.ready.engine_reason
+    assert worker.ready.kv_cache_bytes >= 0
+    await worker.stop(errors.Draining())
+
+
+@asynchronous
+async def test_the_sequences_of_a_request_finish_each_by_itself(
+    house: Callable[[], House],
+) -> None:
+    worker = await house().launch()
+    events = await asked(worker, n=3)
+    assert [type(event) for event in events].count(Started) == 1
+    for index in range(3):
+        own = [e for e in events if isinstance(e, Token | Finished) and e.index == index]
+        assert [type(event) for event in own] == [Token, Token, Token, Finished]
+    texts = [
+        "".join(e.text for e in events if isinstance(e, Token | Finished) and e.index == index)
+        for index in range(3)
+    ]
+    assert texts == [texts[0]] * 3  # they are greedy
+    await worker.stop(errors.Draining())
+
+
+@asynchronous
+async def test_log_probabilities_come_where_they_are_asked_for(house: Callable[[], House]) -> None:
+    worker = await house().launch()
+    for wanted, count in ((None, 0), (0, 1), (4, 5)):
+        tokens = [e for e in await asked(worker, logprobs=wanted) if isinstance(e, Token)]
+        assert [len(token.logprobs) for token in tokens] == [count] * 3
+        if wanted:
+            drawn, likely, *rest = tokens[0].logprobs
+            assert (drawn.token, drawn.text) == (likely.token, likely.text)  # it is greedy
+            assert 0 >= likely.logprob >= rest[0].logprob
     await worker.stop(errors.Draining())
 
 
@@ -139,7 +192,7 @@ async def test_a_request_that_cannot_be_is_refused_and_hurts_no_other(
 ) -> None:
     worker = await house().launch()
     with pytest.raises(errors.InvalidRequest) as raised:
-        await worker.generate(TokensPrompt((-1,)), params(3), lambda _: None)
+        await worker.generate(work(3, TokensPrompt((-1,))), lambda _: None)
     assert raised.value.param == "prompt"
     assert len(await asked(worker)) == 5
     await worker.stop(errors.Draining())

@@ -93,6 +93,7 @@ def _loaded(slot: SlotView, since: float) -> schemas.LoadedModel:
         dtype=slot.dtype,
         state=slot.state,
         engine=slot.engine,
+        engine_reason=slot.engine_reason,
         pinned=slot.pinned,
         is_busy=bool(slot.running or slot.waiting),
         is_streaming=slot.streaming,

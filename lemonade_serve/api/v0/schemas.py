@@ -183,8 +183,8 @@ class Checkpoints(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
-    """What is null is not known before the model is loaded. `memory_bytes` is what its device is
-    charged for it, `last_use` in Unix seconds."""
+    """What is null is not known before the model is loaded. `engine_reason` is why this engine
+    serves it, `memory_bytes` what its device is charged for it, `last_use` in Unix seconds."""
 
     model_name: str
     checkpoint: str
@@ -192,6 +192,7 @@ class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str
     state: SlotState
     engine: str | None
+    engine_reason: str | None
     pinned: bool
     is_busy: bool
     is_streaming: bool

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from lemonade_serve.domain.checkpoint import CheckpointInfo
 from lemonade_serve.domain.device import Device
@@ -12,20 +12,26 @@ from lemonade_serve.domain.residency.slot import Demand, Key, Slot
 class Ledger:
     """Slots, the demands of each device in order of arrival, and where each ticket is."""
 
-    def __init__(self, devices: Iterable[Device]) -> None:
+    def __init__(
+        self, devices: Iterable[Device], estimate: Callable[[CheckpointInfo], int]
+    ) -> None:
+        """`estimate` says what a checkpoint that was never loaded is expected to take, in bytes."""
         self.slots: dict[Key, Slot] = {}
         self.queues: dict[Device, list[Demand]] = {device: [] for device in devices}
         self.deadlines: dict[int, float] = {}
         """Of the tickets that wait."""
+        self.clients: dict[int, str] = {}
+        """Whose a ticket is, if it is a client's."""
         self._places: dict[int, Slot | Demand] = {}
         self._sizes: dict[Key, int] = {}
+        self._estimate = estimate
 
     def on(self, device: Device) -> list[Slot]:
         return [slot for slot in self.slots.values() if slot.key.device is device]
 
-    def requests(self, key: Key) -> int:
-        """How many tickets want the checkpoint or have it."""
-        return sum(place.key == key for place in self._places.values())
+    def requests(self, key: Key) -> list[int]:
+        """The tickets that want the checkpoint or have it."""
+        return [ticket for ticket, place in self._places.items() if place.key == key]
 
     def place(self, ticket: int) -> Slot | Demand:
         return self._places[ticket]
@@ -56,6 +62,7 @@ class Ledger:
     def strike(self, ticket: int) -> Slot | Demand | None:
         """Forget a ticket; returns where it was."""
         self.deadlines.pop(ticket, None)
+        self.clients.pop(ticket, None)
         if place := self._places.pop(ticket, None):
             place.tickets.pop(ticket, None)
         return place
@@ -82,12 +89,14 @@ class Ledger:
         for ticket in list(slot.tickets):
             self.strike(ticket)
 
-    def measure(self, slot: Slot, memory_bytes: int) -> None:
-        """What it really takes when it is loaded is remembered, and better than any estimate; 0 is
-        no measurement: its process is gone already."""
+    def loaded(self, slot: Slot, memory_bytes: int) -> None:
+        """What it really takes is remembered, and better than any estimate; 0 is no measurement:
+        its process is gone already."""
         if memory_bytes:
-            slot.memory_bytes = self._sizes[slot.key] = memory_bytes
+            self._sizes[slot.key] = memory_bytes
+            slot.reserve(memory_bytes)
 
     def size(self, info: CheckpointInfo, device: Device) -> int:
         """What a checkpoint is expected to take, in bytes."""
-        return self._sizes.get(Key(info.path, device), info.memory_bytes)
+        known = self._sizes.get(Key(info.path, device))
+        return self._estimate(info) if known is None else known

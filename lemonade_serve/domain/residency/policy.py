@@ -8,21 +8,48 @@ from typing import NamedTuple
 
 import msgspec
 
+from lemonade_serve import errors
+from lemonade_serve.domain.checkpoint import CheckpointInfo
 from lemonade_serve.domain.device import DeviceBudget
 from lemonade_serve.domain.residency.slot import Slot, SlotState
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
-    """See the settings of the same names. `max_requests` of one checkpoint, waiting ones included;
-    `idle_ttl_s` None: never."""
+    """See the settings of the same names. `idle_ttl_s` None: never."""
 
-    max_requests: int
+    sequence_slots: int
+    max_queue: int
+    max_client_queue: int
+    kv_cache_tokens: int
     min_residency_s: float = 0.0
     max_wait_s: float = 5.0
     queue_timeout_s: float = 300.0
     idle_ttl_s: float | None = None
     load_cooldown_s: float = 10.0
     unload_timeout_s: float = 600.0
+
+    def kv_tokens(self, info: CheckpointInfo) -> int:
+        """What a checkpoint's KV cache has room for."""
+        return info.kv_tokens(at_most=self.kv_cache_tokens, sequences=self.sequence_slots)
+
+    def expected_bytes(self, info: CheckpointInfo) -> int:
+        """What a checkpoint is expected to take, before it was ever loaded."""
+        return info.memory_bytes + self.kv_tokens(info) * info.kv_bytes_per_token
+
+    def full(self, model: str, requests: int, of_client: int) -> errors.QueueFull | None:
+        """Why a model that has so many requests, `of_client` of them by the one who asks, takes no
+        other one; None if it does."""
+        if requests >= self.sequence_slots + self.max_queue:
+            return errors.QueueFull(
+                f"{model} has {requests} requests running and waiting: worker.sequence_slots + "
+                "worker.max_queue allow no more"
+            )
+        if of_client >= self.sequence_slots + self.max_client_queue:
+            return errors.QueueFull(
+                f"{model} has {of_client} requests of this client running and waiting: "
+                "worker.sequence_slots + worker.max_client_queue allow no more"
+            )
+        return None
 
 
 class Room(NamedTuple):

@@ -35,8 +35,12 @@ from lemonade_serve.domain.residency.views import view_demand, view_slot
 class Lease:
     """The right to use a resident checkpoint, from when it is asked for until `release`."""
 
-    def __init__(self, pool: Pool, ticket: int, key: Key, *, streaming: bool) -> None:
+    def __init__(
+        self, pool: Pool, ticket: int, key: Key, *, streaming: bool, client: str | None = None
+    ) -> None:
         self.streaming = streaming
+        self.client = client
+        """Whose request it is for; None: nobody's."""
         self.running = False
         """Whether the engine has begun with the request."""
         self.key = key
@@ -72,6 +76,7 @@ class Pool:
         self._launcher = launcher
         self._observer = observer
         self._clock = clock
+        self._bounds = bounds
         self._scheduler = Scheduler(budgets, bounds)
         self._tickets = itertools.count(1)
         self._leases: dict[int, Lease] = {}
@@ -86,16 +91,23 @@ class Pool:
         info: CheckpointInfo,
         devices: Sequence[Device],
         *,
+        client: str | None = None,
         streaming: bool = False,
         keep_alive_s: float | None = None,
     ) -> Lease:
         """A lease on a checkpoint, on one of `devices`, loaded if need be. Release it, whatever
-        happens. Raises at once what no patience would mend: QueueFull, SlotsPinned, NoCapacity."""
+        happens. Raises at once what no patience would mend: QueueFull, SlotsPinned, NoCapacity.
+
+        `client` has so many requests at most; None asks for what is nobody's own, such as a load.
+        """
         ticket = next(self._tickets)
-        lease = Lease(self, ticket, Key(info.path, devices[0]), streaming=streaming)
+        key = Key(info.path, devices[0])
+        lease = Lease(self, ticket, key, streaming=streaming, client=client)
         self._leases[ticket] = lease
         self._do(
-            self._scheduler.acquire(ticket, info, devices, self._clock(), keep_alive_s=keep_alive_s)
+            self._scheduler.acquire(
+                ticket, info, devices, self._clock(), client=client, keep_alive_s=keep_alive_s
+            )
         )
         if ticket in self._leases:
             lease.key = self._scheduler.ledger.place(ticket).key
@@ -182,7 +194,8 @@ class Pool:
     def _view(self, slot: Slot) -> SlotView:
         leases = [self._leases[ticket] for ticket in slot.tickets]
         pinned, worker = self._scheduler.pinned(slot), self._workers.get(slot.key)
-        return view_slot(slot, leases, worker, pinned=pinned)
+        room = self._bounds.kv_tokens(slot.info)
+        return view_slot(slot, leases, worker, pinned=pinned, kv_cache_tokens=room)
 
     async def _gone(self, ticket: int, effects: Sequence[Effect]) -> int:
         gone: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -249,14 +262,16 @@ class Pool:
 
     def _entered(self, key: Key, info: CheckpointInfo, worker: Worker) -> None:
         self._workers[key] = worker
+        measured, reserved = worker.memory_bytes, worker.ready.kv_cache_bytes
         loaded = events.CheckpointLoaded(
             model=info.name,
             device=key.device.value,
             dtype=info.dtype,
             engine=worker.ready.engine,
+            engine_reason=worker.ready.engine_reason,
             pid=worker.pid,
             load_s=worker.ready.load_s,
-            memory_bytes=worker.memory_bytes,
+            memory_bytes=measured and measured + reserved,
         )
         self._do(self._scheduler.loaded(key, loaded, self._clock()))
         worker.exited.add_done_callback(lambda exited: self._exited(key, exited.result()))

@@ -35,7 +35,7 @@ class Scheduler:
 
     def __init__(self, budgets: Budgets, bounds: Bounds) -> None:
         self.budgets = budgets
-        self.ledger = Ledger(budgets)
+        self.ledger = Ledger(budgets, bounds.expected_bytes)
         self.pins: frozenset[Pin] = frozenset()
         self._bounds = bounds
         self._unloads: dict[int, tuple[int, set[Slot]]] = {}
@@ -52,19 +52,20 @@ class Scheduler:
         devices: Sequence[Device],
         now: float,
         *,
+        client: str | None = None,
         keep_alive_s: float | None = None,
     ) -> list[Effect]:
         """A request wants a lease, on the first of `devices` that has the checkpoint, or else room.
 
+        A model has room for so many requests, and for so many of one `client`; None is nobody's.
         `keep_alive_s` is how long the checkpoint then stays unused: None as the bounds say, below 0
         for ever. The ticket is granted or refused sooner or later, unless it leaves before.
         """
         if self._closed:
             return [Refuse(ticket, errors.Draining())]
         key = Key(info.path, self._choose(info, devices, now))
-        if (requests := self.ledger.requests(key)) >= self._bounds.max_requests:
-            full = f"{info.name} has {requests} requests running and waiting, its bound"
-            return [Refuse(ticket, errors.QueueFull(full))]
+        if full := self._full(key, info, client):
+            return [Refuse(ticket, full)]
         slot = self.ledger.slots.get(key)
         if slot is not None and slot.going:
             slot = None
@@ -72,6 +73,8 @@ class Scheduler:
         self._tell(events.CheckpointRequested(**_labels(info, key.device), resident=resident))
         place = slot or self.ledger.demand(info, key.device, now)
         self.ledger.enter(ticket, place)
+        if client is not None:
+            self.ledger.clients[ticket] = client
         place.keep_alive_s = self._keep_alive(keep_alive_s)
         if slot is not None and resident:
             self._grant(ticket, slot, now)
@@ -86,7 +89,8 @@ class Scheduler:
         place = self.ledger.strike(ticket)
         if isinstance(place, Slot) and place.state is not SlotState.LOADING:
             place.last_use = now
-            place.memory_bytes = memory_bytes or place.memory_bytes
+            if memory_bytes:
+                place.measure(memory_bytes)
         return self._settle(now)
 
     def loaded(self, key: Key, loaded: events.CheckpointLoaded, now: float) -> list[Effect]:
@@ -94,7 +98,7 @@ class Scheduler:
         slot = self.ledger.slots[key]
         self._failures.pop(key, None)
         self._tell(loaded)
-        self.ledger.measure(slot, loaded.memory_bytes)
+        self.ledger.loaded(slot, loaded.memory_bytes)
         slot.loaded_at = slot.last_use = now
         if slot.ending:  # it was given up, too late
             self._effects.append(StopWorker(key, self._farewell(slot)))
@@ -180,6 +184,11 @@ class Scheduler:
 
     def pinned(self, slot: Slot) -> bool:
         return slot.pin in self.pins
+
+    def _full(self, key: Key, info: CheckpointInfo, client: str | None) -> errors.QueueFull | None:
+        tickets, clients = self.ledger.requests(key), self.ledger.clients
+        of_client = 0 if client is None else sum(clients.get(t) == client for t in tickets)
+        return self._bounds.full(info.name, len(tickets), of_client)
 
     def _settle(self, now: float) -> list[Effect]:
         for ticket in [t for t, deadline in self.ledger.deadlines.items() if deadline <= now]:
@@ -270,7 +279,8 @@ class Scheduler:
             )
         return errors.NoCapacity(
             f"{name} needs {size} bytes, and devices.{device.value}.memory_budget is "
-            f"{self.budgets[device].memory_bytes}: raise it, or take a smaller model or dtype"
+            f"{self.budgets[device].memory_bytes}: raise it, lower worker.kv_cache_tokens, or take "
+            "a smaller model or dtype"
         )
 
     def _choose(self, info: CheckpointInfo, devices: Sequence[Device], now: float) -> Device:

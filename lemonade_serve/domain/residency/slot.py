@@ -50,7 +50,10 @@ class Slot:
         self.key = Key(info.path, device)
         self.state = SlotState.LOADING
         self.memory_bytes = memory_bytes
-        """What its device is charged: reserved before the load, measured afterwards."""
+        """What its device is charged."""
+        self.reserved_bytes = memory_bytes
+        """The least that it is charged: the estimate; once it is loaded, what it took then and what
+        its KV cache may come to take."""
         self.tickets: dict[int, None] = {}
         """In order of arrival, who has a lease, or while it loads, waits for one."""
         self.last_use = now
@@ -90,6 +93,15 @@ class Slot:
         """Whether it drains for others, and may yet stay."""
         return self.state is SlotState.DRAINING and self.leaving is Departure.LRU
 
+    def reserve(self, memory_bytes: int) -> None:
+        """From now on it is charged so much at least."""
+        self.memory_bytes = self.reserved_bytes = memory_bytes
+
+    def measure(self, memory_bytes: int) -> None:
+        """What its worker takes by now. What that has come to use of its KV cache is a part of the
+        reserve already."""
+        self.memory_bytes = max(self.reserved_bytes, memory_bytes)
+
     def move(self, state: SlotState) -> None:
         if state not in TRANSITIONS[self.state]:
             raise AssertionError(f"a slot cannot go from {self.state} to {state}")
@@ -127,11 +139,18 @@ class SlotView(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int
     """Requests that wait: for room, for the load, or for a sequence slot."""
     memory_bytes: int
-    """What it is charged: an estimate before its load, measured afterwards; 0 while it waits."""
+    """What it is charged: an estimate before its load, afterwards what was measured and the room
+    that its KV cache has left; 0 while it waits."""
     last_use: float
     """On the service's clock, in seconds."""
     engine: str | None = None
+    engine_reason: str | None = None
+    """Why this engine serves it."""
     pid: int | None = None
+    kv_tokens: int = 0
+    """What its running sequences have of the KV cache."""
+    kv_cache_tokens: int = 0
+    """What that has room for; 0 while it waits."""
 
 
 class DeviceView(msgspec.Struct, frozen=True, kw_only=True):

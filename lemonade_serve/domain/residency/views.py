@@ -17,7 +17,12 @@ class Use(Protocol):
 
 
 def view_slot(
-    slot: Slot, leases: Collection[Use], worker: Worker | None, *, pinned: bool
+    slot: Slot,
+    leases: Collection[Use],
+    worker: Worker | None,
+    *,
+    pinned: bool,
+    kv_cache_tokens: int,
 ) -> SlotView:
     running = sum(lease.running for lease in leases)
     return SlotView(
@@ -33,7 +38,10 @@ def view_slot(
         memory_bytes=slot.memory_bytes,
         last_use=slot.last_use,
         engine=worker.ready.engine if worker else None,
+        engine_reason=worker.ready.engine_reason if worker else None,
         pid=worker.pid if worker else None,
+        kv_tokens=worker.kv_tokens if worker else 0,
+        kv_cache_tokens=kv_cache_tokens,
     )
 
 

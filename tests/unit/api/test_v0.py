@@ -221,6 +221,7 @@ async def test_health_says_what_is_resident_and_changes_nothing(open_house: Open
         assert first["model_loaded"] == second["model_loaded"] == "org/large"
         model = first["all_models_loaded"][0]
         assert (model["state"], model["engine"], model["pid"]) == ("resident", "fake", 4001)
+        assert model["engine_reason"] == "it is a fake"
         assert (model["is_busy"], model["requests_running"]) == (False, 0)
         assert model["memory_bytes"] == 1 << 20
         uses = [[m["last_use"] for m in body["all_models_loaded"]] for body in (first, second)]

@@ -31,6 +31,7 @@ def model(**said: Any) -> dict[str, Any]:
         "last_use": time.time() - 7260,
         "pid": 4711,
         "engine": "native",
+        "engine_reason": "it was asked for",
     }
     return {**known, **said}
 
@@ -70,6 +71,9 @@ def test_a_line_for_each_model_and_each_device(daemon: ScriptedDaemon) -> None:
         ["large", "npu", "int4", "resident", "yes", "2+3", "276.1", "MB", "-", "4711", "native"],
         ["org/small", "npu", "int4", "resident", "-", "0+0", "276.1", "MB", "2h", "4711", "native"],
         [],
+        ["ENGINE", "SERVES", "BECAUSE"],
+        ["native", "large,", "org/small", "it", "was", "asked", "for"],
+        [],
         ["DEVICE", "PROVIDER", "MODELS", "MEMORY"],
         ["npu", "cpu", "2/4", "276.1", "MB/6.0", "GB"],
     ]
@@ -77,9 +81,28 @@ def test_a_line_for_each_model_and_each_device(daemon: ScriptedDaemon) -> None:
 
 
 def test_what_is_not_known_before_the_load_is_left_open(daemon: ScriptedDaemon) -> None:
-    loading = model(state="waiting", is_busy=True, memory_bytes=None, pid=None, engine=None)
+    loading = model(state="waiting", is_busy=True, memory_bytes=None, pid=None)
+    loading |= {"engine": None, "engine_reason": None}
     daemon.body = health(loading)
-    assert rows(output("ps"))[1][3:] == ["waiting", "-", "0+0", "-", "-", "-", "-"]
+    shown = rows(output("ps"))
+    assert shown[1][3:] == ["waiting", "-", "0+0", "-", "-", "-", "-"]
+    assert shown[2:4] == [[], ["DEVICE", "PROVIDER", "MODELS", "MEMORY"]]
+
+
+def test_each_engine_is_told_why_it_serves_what_it_serves(daemon: ScriptedDaemon) -> None:
+    other = "its cache is not in one piece"
+    daemon.body = health(
+        model(model_name="a"),
+        model(model_name="b", engine="other", engine_reason=other),
+        model(model_name="c"),
+        model(model_name="a", device="cpu"),
+        model(model_name="d", engine=None, engine_reason=None),
+    )
+    lines = output("ps").split("\n\n")[1].splitlines()
+    assert [line.split(maxsplit=1)[0] for line in lines] == ["ENGINE", "native", "other"]
+    assert "a, c " in lines[1]
+    assert lines[1].rstrip().endswith("it was asked for")
+    assert lines[2].split() == ["other", "b", *other.split()]
 
 
 def test_nothing_loaded_says_what_to_do(daemon: ScriptedDaemon) -> None:

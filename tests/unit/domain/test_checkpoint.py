@@ -9,6 +9,16 @@ from lemonade_serve.domain.checkpoint import check_name, choose_dtype
 from tests.fakes import checkpoint
 
 
+@pytest.mark.parametrize(
+    ("at_most", "sequences", "tokens"), [(50, 2, 50), (200, 2, 200), (250, 2, 200), (250, 3, 250)]
+)
+def test_a_kv_cache_is_no_larger_than_its_sequences_can_fill(
+    at_most: int, sequences: int, tokens: int
+) -> None:
+    info = checkpoint(context_length=100)
+    assert info.kv_tokens(at_most=at_most, sequences=sequences) == tokens
+
+
 @pytest.mark.parametrize("name", ["a", "SmolLM2-135M", "org/model", "0.5B_v1.2", "a/0"])
 def test_a_name_may_be(name: str) -> None:
     assert check_name(name) == name

@@ -199,7 +199,7 @@ async def test_a_failed_load_comes_out_of_the_generation() -> None:
 
 @asynchronous
 async def test_a_full_queue_is_said_at_once() -> None:
-    house = House(max_requests=1)
+    house = House(sequence_slots=1, max_queue=0)
     house.launcher.hold()
     first = await house.begin()
     await house.launcher.launching.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,20 @@ def write_dtype(path: Path, dtype: str) -> Path:
 
 
 def put(
-    directory: Path, dtype: str = "int4", *, file: str = "model.onnx", context_length: int = 2048
+    directory: Path,
+    dtype: str = "int4",
+    *,
+    file: str = "model.onnx",
+    context_length: int = 2048,
+    decoder: Mapping[str, int] = {},
 ) -> Path:
     """A checkpoint, as far as the catalogue looks."""
     directory.mkdir(parents=True)
     write_dtype(directory / file, dtype)
-    model = {"type": "llama", "context_length": context_length, "decoder": {"filename": file}}
+    model = {
+        "type": "llama",
+        "context_length": context_length,
+        "decoder": {"filename": file, **decoder},
+    }
     (directory / "genai_config.json").write_text(json.dumps({"model": model}))
     return directory

@@ -45,6 +45,15 @@ class TestReading:
         assert info.bytes == sum(file.stat().st_size for file in path.iterdir())
         assert info.modified_s == int((path / "genai_config.json").stat().st_mtime)
 
+    def test_what_it_will_take_is_told_without_its_kv_cache_and_for_each_token(
+        self, catalog: DiskCatalog, root: Path
+    ) -> None:
+        sizes = {"num_hidden_layers": 30, "num_key_value_heads": 3, "head_size": 64}
+        put(root / "small" / "int4", decoder=sizes)
+        info = catalog.find("small", "auto")
+        assert info.kv_bytes_per_token == 2 * 30 * 3 * 64 * 4
+        assert info.memory_bytes == 100 * 1024 * 1024 + 2 * info.bytes
+
     def test_a_name_may_have_one_slash(self, catalog: DiskCatalog, root: Path) -> None:
         put(root / "org" / "small" / "int4")
         assert catalog.find("org/small", "int4").name == "org/small"

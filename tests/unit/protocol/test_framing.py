@@ -32,6 +32,7 @@ integers = st.integers(-(2**63), 2**63 - 1)
 floats = st.floats(allow_nan=False)
 _LEAVES: dict[object, st.SearchStrategy[typing.Any]] = {
     str: texts,
+    bytes: st.binary(max_size=40),
     int: integers,
     float: floats,
     bool: st.booleans(),
@@ -46,10 +47,10 @@ def any_of(kind: typing.Any) -> st.SearchStrategy[typing.Any]:
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
         return st.one_of([any_of(one) for one in typing.get_args(kind)])
     if typing.get_origin(kind) is tuple:
-        each = typing.get_args(kind)
-        if each[-1] is not Ellipsis:
-            return st.tuples(*map(any_of, each))
-        return st.lists(any_of(each[0]), max_size=4).map(tuple)
+        first, *others = typing.get_args(kind)
+        if others == [...]:
+            return st.lists(any_of(first), max_size=4).map(tuple)
+        return st.tuples(*map(any_of, (first, *others)))
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         fields = {field.name: any_of(field.type) for field in msgspec.structs.fields(kind)}
         return st.builds(kind, **fields)

@@ -1,7 +1,8 @@
-"""A child process that does as `CHILD` says: `python -m tests.unit.runtime.child FD`."""
+"""A child process that does as `CHILD` says: `python -m tests.unit.runtime.child FD …`."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
@@ -22,6 +23,7 @@ from lemonade_serve.protocol.messages import (
     ImportGguf,
     JobDone,
     JobFailed,
+    Load,
     LoadFailed,
     Progress,
     Ready,
@@ -29,6 +31,7 @@ from lemonade_serve.protocol.messages import (
     Started,
     TextPrompt,
     Token,
+    Work,
 )
 
 NONSENSE = b"\x00\x00\x00\x04\xc1\xc1\xc1\xc1"
@@ -98,11 +101,13 @@ class Child:
     def worker(self) -> None:
         """Does to a request what its prompt says."""
         self.hello()
-        self.channel.receive()
-        self.channel.send(Ready("tiny", load_s=0.0))
+        load = self.channel.receive()
+        assert isinstance(load, Load)
+        self.load = load
+        self.channel.send(Ready("tiny", "it is tiny", 0.0, 0))
         while (command := self.channel.receive()) is not None:
             match command:
-                case Generate(request, TextPrompt(text), _):
+                case Generate(request, Work(TextPrompt(text))):
                     self._generate(request, text)
                 case Cancel(request):
                     sys.exit(100 + request)
@@ -134,6 +139,18 @@ class Child:
                 self._say(Token(request, "one", 2.0), Finished(request, "", FinishReason.LENGTH))
             case "fail":
                 self._say(Failed(request, "context_length_exceeded", "too long", "prompt"))
+            case "batch of 5":
+                done = Finished(request, "", FinishReason.STOP)
+                self.channel.send(Events((done,), batch=5, kv_tokens=50))
+            case "load":
+                said = f"{self.load.kv_cache_tokens} tokens for {self.load.engine}"
+                self._say(Token(request, said, 2.0), Finished(request, "", FinishReason.STOP))
+            case "lane":
+                self._say(Token(request, sys.argv[3], 2.0))
+                self._say(Finished(request, "", FinishReason.STOP))
+            case "take a turn":
+                self._say(Token(request, self._take_a_turn(), 2.0))
+                self._say(Finished(request, "", FinishReason.STOP))
             case "die":
                 sys.exit(7)
             case "nonsense":
@@ -141,6 +158,14 @@ class Child:
             case "rude":
                 self.channel.send(Progress("loading", 0.5))
                 self._say(Finished(request, "", FinishReason.STOP))
+
+    def _take_a_turn(self) -> str:
+        turnstile, lane = int(sys.argv[2]), int(sys.argv[3])
+        try:
+            fcntl.lockf(turnstile, fcntl.LOCK_EX | fcntl.LOCK_NB, 2, 2 * lane)
+        except BlockingIOError:
+            return "another's turn"
+        return "my turn"
 
     def _say(self, *events: Started | Token | Finished | Failed) -> None:
         self.channel.send(Events(events))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -18,8 +19,8 @@ def behave(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> B
     """Whatever is started from now on is a tiny child that behaves so."""
     start = Child.start
 
-    async def start_tiny(module: str, *, handshake_timeout_s: float) -> Child:
-        return await start(MODULE, handshake_timeout_s=handshake_timeout_s)
+    async def start_tiny(module: str, **told: Any) -> Child:
+        return await start(MODULE, **told)
 
     monkeypatch.setattr(Child, "start", start_tiny)
     monkeypatch.setenv("PYTHONPATH", str(request.config.rootpath))

@@ -7,6 +7,7 @@ import os
 import signal
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -17,8 +18,8 @@ from tests.fakes import asynchronous
 from tests.unit.runtime.conftest import MODULE, Behave
 
 
-async def start(*, within: float = 8.0) -> Child:
-    return await Child.start("whatever", handshake_timeout_s=within)
+async def start(*, within: float = 8.0, **told: Any) -> Child:
+    return await Child.start("whatever", handshake_timeout_s=within, **told)
 
 
 def children() -> list[int]:
@@ -133,4 +134,17 @@ async def test_a_child_keeps_no_file_of_ours_but_its_socket(behave: Behave, tmp_
         files = [os.readlink(f"/proc/{child.pid}/fd/{fd}") for fd in held]  # noqa: PTH115
     assert not [file for file in files if str(tmp_path) in file]
     assert len([file for file in files if file.startswith("socket:")]) == 1
+    await child.stop(8)
+
+
+@asynchronous
+async def test_a_child_has_the_files_that_it_shares_and_is_told_so(
+    behave: Behave, tmp_path: Path
+) -> None:
+    behave("obedient")
+    with (tmp_path / "shared").open("w") as shared:
+        number = shared.fileno()
+        child = await start(arguments=("x", str(number)), inherited=(number,))
+    assert os.readlink(f"/proc/{child.pid}/fd/{number}") == str(tmp_path / "shared")  # noqa: PTH115
+    assert psutil.Process(child.pid).cmdline()[-2:] == ["x", str(number)]
     await child.stop(8)

@@ -6,11 +6,14 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from lemonade_serve import errors
 from lemonade_serve.domain.device import Device
+from lemonade_serve.domain.events import BatchDecoded
+from lemonade_serve.domain.ports import Observer
 from lemonade_serve.protocol.messages import (
     Command,
     Events,
@@ -18,6 +21,7 @@ from lemonade_serve.protocol.messages import (
     FinishReason,
     ImportGguf,
     JobDone,
+    Queued,
     Ready,
     Report,
     ResolvedParams,
@@ -25,36 +29,55 @@ from lemonade_serve.protocol.messages import (
     TextPrompt,
     Token,
     TokensPrompt,
+    Work,
 )
 from lemonade_serve.runtime.client import WorkerClient
 from lemonade_serve.runtime.jobs import ProcessJobRunner
+from lemonade_serve.runtime.lanes import Lanes
 from lemonade_serve.runtime.launcher import ProcessLauncher
 from lemonade_serve.settings import Worker as WorkerSettings
-from tests.fakes import asynchronous, checkpoint, until
+from tests.fakes import RecordingObserver, asynchronous, checkpoint, until
 from tests.unit.runtime.conftest import Behave
 from tests.unit.runtime.test_child import children
 
-Event = Started | Token | Finished
+Event = Queued | Started | Token | Finished
+SMALL = checkpoint("small")
 
 
-async def launch(behave: Behave, behaviour: str = "worker", **bounds: float) -> WorkerClient:
+async def launch(behave: Behave, behaviour: str = "worker", **bounds: Any) -> WorkerClient:
     behave(behaviour)
-    settings = WorkerSettings(**{"stop_timeout_s": 8.0, **bounds})  # type: ignore[arg-type]
-    return await ProcessLauncher(
-        settings, threads=1, execution_providers={Device.CPU: "cpu"}
-    ).launch(checkpoint("small"), Device.CPU)
+    with launcher(**bounds) as launching:
+        return await launching.launch(SMALL, Device.CPU)
 
 
-async def ask(worker: WorkerClient, text: str, events: list[Event] | None = None) -> list[Event]:
-    heard = [] if events is None else events
-    await worker.generate(TextPrompt(text), ResolvedParams(), heard.append)
+def launcher(
+    *, cpus: int = 1, observer: Observer | None = None, **bounds: float
+) -> ProcessLauncher:
+    said: dict[str, Any] = {"stop_timeout_s": 8.0, **bounds}
+    settings = WorkerSettings(**said)
+    return ProcessLauncher(
+        settings,
+        threads=1,
+        lanes=Lanes(cpus=cpus, threads=1),
+        execution_providers={Device.CPU: "cpu"},
+        observer=observer or RecordingObserver(),
+    )
+
+
+def work(text: str, n: int = 1) -> Work:
+    return Work(TextPrompt(text), ResolvedParams(), n)
+
+
+async def ask(worker: WorkerClient, text: str, n: int = 1) -> list[Event]:
+    heard: list[Event] = []
+    await worker.generate(work(text, n), heard.append)
     return heard
 
 
 async def ask_for_ever(worker: WorkerClient) -> asyncio.Task[list[Event]]:
     """A request that has begun and says nothing more."""
     began = asyncio.Event()
-    asking = worker.generate(TextPrompt("hang"), ResolvedParams(), lambda _: began.set())
+    asking = worker.generate(work("hang"), lambda _: began.set())
     task = asyncio.create_task(asking)
     await began.wait()
     return task  # type: ignore[return-value]
@@ -157,7 +180,7 @@ async def test_a_worker_that_talks_nonsense_is_hung_up_on(behave: Behave) -> Non
 async def test_a_request_that_cannot_be_sent_is_forgotten(behave: Behave) -> None:
     worker = await launch(behave)
     with pytest.raises(OverflowError):
-        await worker.generate(TokensPrompt((2**64,)), ResolvedParams(), lambda _: None)
+        await worker.generate(Work(TokensPrompt((2**64,)), ResolvedParams()), lambda _: None)
     assert worker._requests == {}
     await worker.stop(errors.Draining())
 
@@ -179,9 +202,9 @@ class ScriptedChild:
     async def stop(self, timeout_s: float) -> str:
         return "exit code 0"
 
-    def client(self) -> WorkerClient:
-        ready = Ready("tiny", load_s=0.0)
-        return WorkerClient(self, ready, stop_timeout_s=8)  # type: ignore[arg-type]
+    def client(self, decoded: Callable[[int], None] = lambda _: None) -> WorkerClient:
+        ready = Ready("tiny", "it is tiny", 0.0, 0)
+        return WorkerClient(self, ready, stop_timeout_s=8, decoded=decoded)  # type: ignore[arg-type]
 
 
 @asynchronous
@@ -208,6 +231,134 @@ async def test_a_request_given_up_as_the_worker_dies_keeps_the_loss_from_nobody(
     leaving.cancel()
     with pytest.raises(errors.WorkerLost):
         await staying
+
+
+@asynchronous
+async def test_a_request_is_over_when_the_last_of_its_sequences_is() -> None:
+    child = ScriptedChild()
+    worker = child.client()
+    asking = asyncio.create_task(ask(worker, "x", n=2))
+    await until(lambda: child.heard)
+    child.say(Events((Queued(1, 3), Started(1, 2, 0, 1.0), Token(1, "b", 2.0, 1))))
+    child.say(Events((Finished(1, "", FinishReason.STOP, 1), Token(1, "a", 3.0, 0))))
+    await asyncio.sleep(0)
+    assert not asking.done()
+    child.say(Events((Finished(1, "", FinishReason.LENGTH, 0),)))
+    assert [type(event) for event in await asking] == [
+        *(Queued, Started, Token, Finished, Token, Finished)
+    ]
+    assert len(child.heard) == 1  # and nothing is cancelled
+
+
+@asynchronous
+async def test_a_step_tells_how_many_sequences_it_gave_a_token() -> None:
+    child, batches = ScriptedChild(), list[int]()
+    worker = child.client(batches.append)
+    asking = asyncio.create_task(ask(worker, "x"))
+    await until(lambda: child.heard)
+    assert worker.kv_tokens == 0
+    child.say(Events((Started(1, 2, 0, 1.0),), batch=0, kv_tokens=2))
+    child.say(Events((Token(1, "a", 2.0),), batch=3, kv_tokens=7))
+    assert (batches, worker.kv_tokens) == ([3], 7)
+    child.say(Events((Token(1, "b", 3.0),), batch=2, kv_tokens=5))
+    assert (batches, worker.kv_tokens) == ([3, 2], 5)
+    asking.cancel()
+    await asyncio.wait({asking})
+    assert worker.kv_tokens == 0  # nothing runs, whether or not the worker has said so
+
+
+@asynchronous
+async def test_the_batches_of_a_worker_are_observed_as_those_of_its_checkpoint(
+    behave: Behave,
+) -> None:
+    behave("worker")
+    observer = RecordingObserver()
+    with launcher(observer=observer) as launching:
+        worker = await launching.launch(SMALL, Device.CPU)
+    await ask(worker, "batch of 5")
+    assert observer.events == [BatchDecoded(model="small", device="cpu", dtype="int4", sequences=5)]
+    await worker.stop(errors.Draining())
+
+
+async def say(worker: WorkerClient, text: str) -> str:
+    """The first word of its answer."""
+    return next(event.text for event in await ask(worker, text) if isinstance(event, Token))
+
+
+@pytest.mark.parametrize(("slots", "tokens"), [(1, 128), (2, 200)])
+def test_a_worker_is_told_its_engine_and_how_large_its_kv_cache_is_of_use(
+    behave: Behave, slots: int, tokens: int
+) -> None:
+    @asynchronous
+    async def launched() -> None:
+        worker = await launch(
+            behave, sequence_slots=slots, kv_cache_tokens=200, engine="onnxruntime-genai"
+        )
+        assert await say(worker, "load") == f"{tokens} tokens for onnxruntime-genai"
+        await worker.stop(errors.Draining())
+
+    assert SMALL.context_length == 128
+    launched()
+
+
+class TestTurns:
+    """The lanes of workers, and the file that they lock bytes of."""
+
+    @asynchronous
+    async def test_a_worker_is_told_its_lane_which_is_free_again_when_it_is_gone(
+        self, behave: Behave
+    ) -> None:
+        behave("worker")
+        with launcher(cpus=2) as launching:
+            workers = [await launching.launch(SMALL, Device.CPU) for _ in range(2)]
+            assert [await say(worker, "lane") for worker in workers] == ["0", "1"]
+            await workers[1].stop(errors.Draining())
+            workers[1] = await launching.launch(SMALL, Device.CPU)
+            assert await say(workers[1], "lane") == "1"
+        for worker in workers:
+            await worker.stop(errors.Draining())
+
+    @asynchronous
+    async def test_a_launch_that_failed_has_no_lane(self, behave: Behave) -> None:
+        with launcher(cpus=2) as launching:
+            for behaviour in ("dies", "will_not_load"):
+                behave(behaviour)
+                with pytest.raises(errors.ModelLoadError):
+                    await launching.launch(SMALL, Device.CPU)
+            behave("worker")
+            workers = [await launching.launch(SMALL, Device.CPU) for _ in range(2)]
+        assert [await say(worker, "lane") for worker in workers] == ["0", "1"]
+        for worker in workers:
+            await worker.stop(errors.Draining())
+
+    @asynchronous
+    async def test_workers_of_a_lane_take_turns_and_a_killed_ones_turn_is_over(
+        self, behave: Behave
+    ) -> None:
+        behave("worker")
+        with launcher() as launching:
+            first, second = [await launching.launch(SMALL, Device.CPU) for _ in range(2)]
+        assert await say(first, "take a turn") == "my turn"
+        assert await say(second, "take a turn") == "another's turn"
+        os.kill(first.pid, signal.SIGKILL)
+        await first.exited
+        assert await say(second, "take a turn") == "my turn"
+        await second.stop(errors.Draining())
+
+    @asynchronous
+    async def test_workers_of_two_lanes_compute_at_once(self, behave: Behave) -> None:
+        behave("worker")
+        with launcher(cpus=2) as launching:
+            workers = [await launching.launch(SMALL, Device.CPU) for _ in range(2)]
+        for worker in workers:
+            assert await say(worker, "take a turn") == "my turn"
+        for worker in workers:
+            await worker.stop(errors.Draining())
+
+    def test_the_file_is_gone_with_the_launcher(self) -> None:
+        before = os.listdir("/proc/self/fd")  # noqa: PTH208
+        launcher().close()
+        assert os.listdir("/proc/self/fd") == before  # noqa: PTH208
 
 
 @asynchronous

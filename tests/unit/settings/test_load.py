@@ -203,6 +203,11 @@ def test_a_flag_that_is_no_setting_is_an_error() -> None:
         ("[worker]\nsequence_slots = 0", "worker.sequence_slots"),
         ("[worker]\nthreads = -1", "worker.threads"),
         ("[worker]\nprefill_chunk_tokens = 15", "worker.prefill_chunk_tokens"),
+        ("[worker]\nkv_cache_tokens = 63", "worker.kv_cache_tokens"),
+        ("[worker]\nmax_client_queue = -1", "worker.max_client_queue"),
+        ('[worker]\nengine = "fast"', "worker.engine"),
+        ("[worker.client_weights]\nalice = 0", "worker.client_weights[...]"),
+        ('[worker.client_weights]\n"no name" = 1', "worker.client_weights"),
         ('[log]\nlevel = "loud"', "log.level"),
         ('[devices.cpu]\nmemory_budget = "12 GB"', "devices.cpu.memory_budget"),
         ('[devices.cpu]\nmemory_budget = "0"', "devices.cpu.memory_budget"),
@@ -232,6 +237,8 @@ def test_a_value_that_cannot_be_is_named_with_its_source(
         ("LEMONADE_SERVER__ALLOW_KEYLESS", "perhaps", "server.allow_keyless"),
         ("LEMONADE_SERVER", "x", "server"),
         ("LEMONADE_CACHE_ROOTS__X", "1", "cache_roots"),
+        ("LEMONADE_WORKER__CLIENT_WEIGHTS", "2", "worker.client_weights"),
+        ("LEMONADE_WORKER__CLIENT_WEIGHTS__ALICE", "1001", "worker.client_weights[...]"),
     ],
 )
 def test_a_variable_that_cannot_be_is_named_with_its_source(
@@ -241,6 +248,13 @@ def test_a_variable_that_cannot_be_is_named_with_its_source(
         load_settings(environment={name: value})
     assert raised.value.message.startswith("environment: ")
     assert f"`$.{key}`" in raised.value.message
+
+
+def test_clients_have_weights_by_their_names(file: Path) -> None:
+    file.write_text("[worker.client_weights]\ncarol = 3\nalice = 1\n")
+    environment = {"LEMONADE_WORKER__CLIENT_WEIGHTS__ALICE": "0.5"}
+    settings = load_settings(file=file, environment=environment)
+    assert settings.worker.client_weights == {"carol": 3.0, "alice": 0.5}
 
 
 def test_a_section_given_as_a_value_is_named() -> None:

@@ -56,8 +56,18 @@ def requested(*, resident: bool, **fields: Any) -> events.CheckpointRequested:
     return events.CheckpointRequested(resident=resident, **CHECKPOINT | fields)
 
 
+def decoded(sequences: int, **fields: Any) -> events.BatchDecoded:
+    return events.BatchDecoded(sequences=sequences, **CHECKPOINT | fields)
+
+
 def loaded(**fields: Any) -> events.CheckpointLoaded:
-    usual = {"engine": "fake", "pid": 7, "load_s": 2.0, "memory_bytes": 100}
+    usual = {
+        "engine": "fake",
+        "engine_reason": "it is a fake",
+        "pid": 7,
+        "load_s": 2.0,
+        "memory_bytes": 100,
+    }
     return events.CheckpointLoaded(**CHECKPOINT | usual | fields)
 
 
@@ -81,6 +91,7 @@ def slot(**fields: Any) -> SlotView:
         "waiting": 2,
         "memory_bytes": 300,
         "last_use": 90.0,
+        "kv_cache_tokens": 1000,
     }
     return SlotView(**CHECKPOINT | usual | fields)
 

@@ -48,6 +48,16 @@ def test_a_slot_tells_of_its_requests_and_its_memory(house: House) -> None:
     assert house.of("model_pinned") == 1
 
 
+def test_the_use_of_a_kv_cache_is_a_share_of_its_room(house: House) -> None:
+    assert house.of("kv_cache_usage_ratio") == 0
+    house.slots = [slot(kv_tokens=250)]
+    assert house.of("kv_cache_usage_ratio") == 0.25
+    house.slots = [slot(kv_tokens=250), slot(dtype="fp16", kv_tokens=350)]
+    assert house.of("kv_cache_usage_ratio") == 0.3
+    house.slots = [slot(state=SlotState.WAITING, kv_cache_tokens=0)]
+    assert house.of("kv_cache_usage_ratio") == 0
+
+
 def test_the_last_use_is_in_unix_time(house: House) -> None:
     house.slots = [slot(last_use=90.0)]
     assert house.of("model_last_used_timestamp_seconds") == 4990.0

@@ -15,6 +15,7 @@ from lemonade_serve.settings import Log
 from lemonade_serve.telemetry.logging import LogObserver, configure_logging
 from tests.unit.telemetry.house import (
     CHECKPOINT,
+    decoded,
     finished,
     load_failed,
     loaded,
@@ -158,7 +159,9 @@ def test_only_a_crash_is_a_departure_to_warn_of(reason: events.Departure) -> Non
     ]
 
 
-@pytest.mark.parametrize("event", [finished(), refused("small"), requested(resident=True)])
+@pytest.mark.parametrize(
+    "event", [finished(), refused("small"), requested(resident=True), decoded(3)]
+)
 def test_a_request_is_the_access_logs_business(event: events.Event) -> None:
     with structlog.testing.capture_logs() as captured:
         LogObserver().observe(event)

@@ -12,6 +12,7 @@ from lemonade_serve.telemetry.metrics import ENDPOINTS
 from tests.unit.telemetry.house import (
     WHERE,
     House,
+    decoded,
     finished,
     load_failed,
     loaded,
@@ -35,6 +36,14 @@ def test_a_request_is_counted_by_its_endpoint_and_outcome(house: House) -> None:
     assert house.of("requests_total", endpoint="completions", outcome="ok") == 2
     assert house.of("requests_total", endpoint="completions", outcome="cancelled") == 1
     assert house.of("requests_total", endpoint="chat_completions", outcome="ok") == 0
+
+
+def test_each_step_counts_the_sequences_that_it_gave_a_token(house: House) -> None:
+    house.see(*(decoded(sequences) for sequences in (1, 3, 4, 100)), decoded(2, device="npu"))
+    buckets = {bound: house.of("batch_size_bucket", le=bound) for bound in ("1.0", "4.0", "64.0")}
+    assert buckets == {"1.0": 1, "4.0": 3, "64.0": 3}
+    assert (house.of("batch_size_count"), house.of("batch_size_sum")) == (4, 108)
+    assert house("batch_size_count", model="small", device="npu") == 1
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 10**9)] * 3, st.sampled_from(Outcome)), max_size=20))

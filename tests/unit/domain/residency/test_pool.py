@@ -19,7 +19,7 @@ from lemonade_serve.domain.events import Departure
 from lemonade_serve.domain.ports import Pin, Worker
 from lemonade_serve.domain.residency.pool import Lease
 from lemonade_serve.domain.residency.slot import SlotState
-from lemonade_serve.protocol.messages import ResolvedParams, TextPrompt
+from lemonade_serve.protocol.messages import ResolvedParams, TextPrompt, Work
 from tests.fakes import FakeLauncher, RecordingObserver, asynchronous, checkpoint, new_pool, until
 
 SMALL, LARGE = checkpoint("small"), checkpoint("large")
@@ -97,7 +97,12 @@ async def test_the_first_request_loads_and_the_next_one_finds_it() -> None:
         events.CheckpointRequested(resident=False, **labels),
         events.CheckpointLoading(reserved_bytes=1 << 20, **labels),
         events.CheckpointLoaded(
-            engine="fake", pid=4000, load_s=0.5, memory_bytes=1 << 20, **labels
+            engine="fake",
+            engine_reason="it is a fake",
+            pid=4000,
+            load_s=0.5,
+            memory_bytes=1 << 20,
+            **labels,
         ),
         events.CheckpointRequested(resident=True, **labels),
     ]
@@ -200,7 +205,7 @@ async def test_a_grant_to_who_has_just_left_blocks_nothing() -> None:
 
 @asynchronous
 async def test_a_request_over_the_bound_is_refused_at_once() -> None:
-    house = House(max_requests=2)
+    house = House(sequence_slots=2, max_queue=0)
     async with house.running(), house.running():
         with pytest.raises(errors.QueueFull, match="2 requests"):
             house.pool.acquire(SMALL, [Device.CPU])
@@ -297,6 +302,49 @@ async def test_what_a_worker_takes_is_measured_when_a_request_ends() -> None:
     assert view.memory_bytes == 7 << 20
     (device,) = house.pool.devices()
     assert (device.models, device.memory_used_bytes) == (1, 7 << 20)
+
+
+@asynchronous
+async def test_a_kv_cache_is_charged_when_it_is_reserved_and_not_again_when_it_is_used() -> None:
+    house = House()
+    house.launcher.kv_cache_bytes = 5 << 20
+    async with house.running():
+        (view,) = house.pool.slots()
+        assert view.memory_bytes == 6 << 20
+        (loaded,) = house.told(events.CheckpointLoaded)
+        assert isinstance(loaded, events.CheckpointLoaded)
+        assert loaded.memory_bytes == 6 << 20
+        house.launcher.workers[0].memory_bytes = 4 << 20
+    assert house.pool.slots()[0].memory_bytes == 6 << 20
+
+
+@asynchronous
+async def test_one_client_at_its_bound_keeps_no_other_one_out() -> None:
+    house = House(sequence_slots=1, max_client_queue=0)
+    lease = house.pool.acquire(SMALL, [Device.CPU], client="greedy")
+    assert lease.client == "greedy"
+    with pytest.raises(errors.QueueFull, match="of this client"):
+        house.pool.acquire(SMALL, [Device.CPU], client="greedy")
+    others = [house.pool.acquire(SMALL, [Device.CPU], client=who) for who in ("modest", None)]
+    for each in (lease, *others):
+        await each.worker()
+        each.release()
+
+
+@asynchronous
+async def test_a_slot_says_which_engine_serves_it_and_why() -> None:
+    house = House()
+    house.launcher.hold()
+    loading = house.start(house.use())
+    await house.launcher.launching.wait()
+    (view,) = house.pool.slots()
+    assert (view.engine, view.engine_reason, view.kv_tokens) == (None, None, 0)
+    house.launcher.go()
+    await loading
+    house.launcher.workers[0].kv_tokens = 12
+    (view,) = house.pool.slots()
+    assert (view.engine, view.engine_reason, view.kv_tokens) == ("fake", "it is a fake", 12)
+    assert view.kv_cache_tokens == 2 * SMALL.context_length
 
 
 @asynchronous
@@ -397,7 +445,7 @@ async def test_a_lost_worker_is_removed_before_its_requests_hear_of_it() -> None
         async with house.running() as lease:
             worker = await lease.worker()
             with pytest.raises(errors.WorkerLost):
-                await worker.generate(TextPrompt("x"), ResolvedParams(), lambda _: None)
+                await worker.generate(Work(TextPrompt("x"), ResolvedParams()), lambda _: None)
             return house.resident
 
     await house.use()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from lemonade_serve.domain import events
 from lemonade_serve.domain.device import Device
 from lemonade_serve.domain.events import Departure
 from lemonade_serve.domain.residency.slot import Key, SlotState
+from tests.fakes import checkpoint
 from tests.unit.domain.residency.world import World, budget, model
 
 A, B, C, D = (model(name) for name in "abcd")
@@ -160,6 +161,44 @@ class TestMeasurement:
         lease = world.acquire(C)
         world.leave(lease, memory_bytes=300)
         assert world.resident() == ["c"]
+
+    def test_what_is_used_of_a_reserve_is_not_charged_twice(self) -> None:
+        world = World({Device.CPU: budget(max_models=9, memory_bytes=100)})
+        lease = world.acquire(A)
+        world.load(memory_bytes=70)  # 40 of the process, and 30 that its KV cache may come to take
+        world.leave(lease, memory_bytes=65)
+        assert world.charge("a") == 70
+        world.leave(world.acquire(A), memory_bytes=72)
+        assert world.charge("a") == 72
+
+    def test_a_worker_that_shrank_keeps_its_reserve(self) -> None:
+        world = World({Device.CPU: budget(max_models=9, memory_bytes=100)})
+        lease = world.acquire(A)
+        world.load(memory_bytes=70)
+        world.leave(lease, memory_bytes=90)
+        world.leave(world.acquire(A), memory_bytes=20)
+        assert world.charge("a") == 70
+
+    def test_before_its_first_load_a_model_is_charged_for_its_kv_cache(self) -> None:
+        world = World({Device.CPU: budget(max_models=9, memory_bytes=100)}, kv_cache_tokens=20)
+        cached = checkpoint("cached", memory_bytes=30, kv_bytes_per_token=3)
+        world.acquire(cached)
+        assert world.charge("cached") == 90
+        world.acquire(model("large", 11))
+        assert list(world.loading) == [Key(cached.path, Device.CPU)]
+
+    def test_but_for_no_more_than_its_sequences_can_fill(self) -> None:
+        world = World({Device.CPU: budget(memory_bytes=500)}, kv_cache_tokens=1000)
+        world.acquire(
+            checkpoint("short", memory_bytes=30, kv_bytes_per_token=1, context_length=100)
+        )
+        assert world.charge("short") == 230
+
+    def test_a_kv_cache_that_can_never_fit_is_refused_by_its_setting(self) -> None:
+        world = World({Device.CPU: budget(memory_bytes=100)}, kv_cache_tokens=100)
+        ticket = world.acquire(checkpoint("cached", memory_bytes=30, kv_bytes_per_token=1))
+        assert isinstance(world.refused[ticket], errors.NoCapacity)
+        assert "worker.kv_cache_tokens" in str(world.refused[ticket])
 
 
 class TestPins:
@@ -334,11 +373,59 @@ class TestPlacement:
 
 class TestBounds:
     def test_a_queue_has_an_end(self) -> None:
-        world = World(max_requests=2)
+        world = World(max_queue=0)
         for _ in range(2):
             world.acquire(A)
         assert isinstance(world.refused[world.acquire(A)], errors.QueueFull)
         assert world.acquire(B) in world.waiting
+
+    def test_and_says_which_settings_end_it(self) -> None:
+        world = World(max_queue=0)
+        for _ in range(3):
+            last = world.acquire(A)
+        said = "a has 2 requests running and waiting: worker.sequence_slots + worker.max_queue"
+        assert said in str(world.refused[last])
+
+    def test_a_client_at_its_bound_keeps_no_other_one_out(self) -> None:
+        world = World(max_client_queue=1)
+        for _ in range(3):
+            world.acquire(A, client="greedy")
+        refused = world.refused[world.acquire(A, client="greedy")]
+        assert isinstance(refused, errors.QueueFull)
+        assert "3 requests of this client running and waiting" in str(refused)
+        assert "worker.max_client_queue" in str(refused)
+        for client in ("modest", None):
+            assert world.acquire(A, client=client) in world.waiting
+
+    def test_a_clients_bound_is_of_each_model_by_itself(self) -> None:
+        world = World(max_client_queue=0)
+        for info in (A, A, B, B):
+            assert world.acquire(info, client="me") in world.waiting
+
+    def test_a_client_whose_request_ended_has_room_for_another_one(self) -> None:
+        world = World(max_client_queue=0)
+        running, waiting = (world.acquire(A, client="me") for _ in range(2))
+        world.load()
+        world.leave(running)
+        assert world.acquire(A, client="me") in world.leases
+        world.leave(waiting)
+        assert world.acquire(A, client="me") in world.leases
+        assert isinstance(world.refused[world.acquire(A, client="me")], errors.QueueFull)
+
+    def test_the_models_bound_holds_however_many_clients_there_are(self) -> None:
+        world = World(max_queue=1)
+        for client in "abc":
+            world.acquire(A, client=client)
+        refused = world.refused[world.acquire(A, client="d")]
+        assert "worker.max_queue" in str(refused)
+
+    def test_a_clients_requests_still_count_when_they_wait_for_the_same_model_again(self) -> None:
+        world = World({Device.CPU: budget(1)}, max_client_queue=0)
+        world.acquire(A, client="me")
+        world.load()
+        world.unload("a")
+        assert world.acquire(A, client="me") in world.waiting  # one on the old worker, one not yet
+        assert isinstance(world.refused[world.acquire(A, client="me")], errors.QueueFull)
 
     def test_what_can_never_fit_is_said_at_once(self) -> None:
         world = World({Device.CPU: budget(memory_bytes=100)})
@@ -704,7 +791,8 @@ class Chaos(RuleBasedStateMachine):
         super().__init__()
         self.world = World(
             {Device.NPU: budget(1, 50), Device.CPU: budget(3, 80)},
-            max_requests=4,
+            max_queue=2,
+            max_client_queue=1,
             min_residency_s=2.0,
             max_wait_s=4.0,
             queue_timeout_s=40.0,
@@ -715,10 +803,11 @@ class Chaos(RuleBasedStateMachine):
     @rule(
         info=st.sampled_from(MODELS),
         devices=st.sampled_from([DEVICES, DEVICES[:1], DEVICES[1:]]),
+        client=st.sampled_from([None, "one", "other"]),
         keep_alive_s=st.sampled_from([None, -1.0, 0.0, 7.0]),
     )
-    def acquire(self, info, devices, keep_alive_s):  # type: ignore[no-untyped-def]
-        self.world.acquire(info, *devices, keep_alive_s=keep_alive_s)
+    def acquire(self, info, devices, client, keep_alive_s):  # type: ignore[no-untyped-def]
+        self.world.acquire(info, *devices, client=client, keep_alive_s=keep_alive_s)
 
     @precondition(lambda self: self.world.waiting)
     @rule(pick=index)
@@ -777,6 +866,18 @@ class Chaos(RuleBasedStateMachine):
         for ticket, held in world.leases.items():
             assert ledger.place(ticket).key == held
         assert set(ledger.slots) == set(world.loading) | world.alive
+        assert set(ledger.clients) <= world.waiting | set(world.leases)
+
+    @invariant()
+    def nothing_is_charged_less_than_its_reserve(self) -> None:
+        for slot in self.world.scheduler.ledger.slots.values():
+            assert slot.memory_bytes >= slot.reserved_bytes
+
+    @invariant()
+    def no_client_has_more_than_its_bound(self) -> None:
+        ledger = self.world.scheduler.ledger
+        whose = Counter((ledger.place(t).key, client) for t, client in ledger.clients.items())
+        assert not whose or max(whose.values()) <= 3
 
     @invariant()
     def there_are_never_too_many(self) -> None:

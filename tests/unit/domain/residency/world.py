@@ -22,7 +22,7 @@ from lemonade_serve.domain.residency.effects import (
 from lemonade_serve.domain.residency.policy import Bounds, taken
 from lemonade_serve.domain.residency.scheduler import Scheduler
 from lemonade_serve.domain.residency.slot import Key, pin_of
-from tests.fakes import checkpoint
+from tests.fakes import ROOMY, checkpoint
 
 BY_POLICY = {Departure.LRU, Departure.TTL, Departure.PRESSURE}
 
@@ -43,7 +43,7 @@ class World:
     ) -> None:
         self.scheduler = Scheduler(
             budgets or {Device.CPU: budget()},
-            Bounds(**{"max_requests": 100, "max_wait_s": 5.0, **bounds}),  # type: ignore[arg-type]
+            Bounds(**{**ROOMY, "max_queue": 98, **bounds}),  # type: ignore[arg-type]
         )
         self.now = 1000.0
         self.loading: dict[Key, CheckpointInfo] = {}
@@ -65,13 +65,16 @@ class World:
         self,
         info: CheckpointInfo,
         *devices: Device,
+        client: str | None = None,
         keep_alive_s: float | None = None,
     ) -> int:
         ticket = self._ticket()
         self.waiting.add(ticket)
         where: Sequence[Device] = devices or [Device.CPU]
         self.follow(
-            self.scheduler.acquire(ticket, info, where, self.now, keep_alive_s=keep_alive_s)
+            self.scheduler.acquire(
+                ticket, info, where, self.now, client=client, keep_alive_s=keep_alive_s
+            )
         )
         return ticket
 
@@ -92,6 +95,7 @@ class World:
             device=key.device.value,
             dtype=info.dtype,
             engine="fake",
+            engine_reason="it is a fake",
             pid=1,
             load_s=0.5,
             memory_bytes=info.memory_bytes if memory_bytes is None else memory_bytes,
@@ -169,6 +173,11 @@ class World:
             if device in (None, slot.key.device)
         ]
         return [slot.info.name for slot in sorted(slots, key=lambda slot: slot.last_use)]
+
+    def charge(self, name: str) -> int:
+        """What its device is charged for a model, in bytes."""
+        slots = self.scheduler.ledger.slots.values()
+        return sum(slot.memory_bytes for slot in slots if slot.info.name == name)
 
     def departures(self) -> list[tuple[str, str]]:
         """Who left, and why."""
