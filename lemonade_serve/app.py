@@ -27,7 +27,7 @@ from lemonade_serve.devices.cpus import read_cpus
 from lemonade_serve.devices.memory import read_memory
 from lemonade_serve.devices.providers import same
 from lemonade_serve.domain.clients import ClientParams
-from lemonade_serve.domain.completion import CompletionService
+from lemonade_serve.domain.completion import CompletionService, Turns
 from lemonade_serve.domain.device import Budgets
 from lemonade_serve.domain.placement import Locator
 from lemonade_serve.domain.ports import JobRunner, Launcher, Observer
@@ -113,7 +113,10 @@ async def open_app(
             pool,
             params,
             observer,
-            queue_timeout_s=settings.pool.queue_timeout_s,
+            turns=Turns(
+                timeout_s=settings.pool.queue_timeout_s,
+                client_weights=settings.worker.client_weights,
+            ),
             clock=clock,
         )
         started = asyncio.Event()

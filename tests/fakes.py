@@ -13,7 +13,8 @@ from lemonade_serve import errors
 from lemonade_serve.domain.checkpoint import CheckpointInfo, choose_dtype
 from lemonade_serve.domain.device import Device, DeviceBudget
 from lemonade_serve.domain.events import Event
-from lemonade_serve.domain.generation import Generation
+from lemonade_serve.domain.generation import CompletionRequest, Generation
+from lemonade_serve.domain.placement import Placement
 from lemonade_serve.domain.ports import Deliver, Pin
 from lemonade_serve.domain.residency.policy import Bounds
 from lemonade_serve.domain.residency.pool import Lease, Pool
@@ -34,6 +35,7 @@ from lemonade_serve.protocol.messages import (
     TokensPrompt,
     Work,
 )
+from lemonade_serve.settings.parameters import Options
 
 DEADLINE_S = 10.0
 """Nothing here takes a second; what takes this long hangs."""
@@ -335,17 +337,27 @@ def new_pool(
     )
 
 
-def new_generation(*, arrived: float = 0.0, clock: Callable[[], float] | None = None) -> Generation:
+def new_generation(
+    *, n: int = 1, arrived: float = 0.0, clock: Callable[[], float] | None = None
+) -> Generation:
     """One that nobody reads: what a dialect or a log line makes of it is all that counts."""
 
     async def make() -> Generation:
         info = checkpoint()
         lease = Lease(new_pool(), 1, Key(info.path, Device.CPU), streaming=False)
+        request = CompletionRequest(
+            prompt=TextPrompt("x"),
+            options=Options(),
+            placement=Placement(),
+            arrived=arrived,
+            endpoint="completions",
+            client="ann",
+            n=n,
+        )
         return Generation(
             info,
             lease,
-            "completions",
-            arrived=arrived,
+            request,
             clock=clock or FakeClock(),
             report=RecordingObserver().observe,
         )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from typing import Any, Protocol
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
 
 import msgspec
-from litestar import Request
+from litestar import Request, Response
 from litestar.response import Stream
 
 from lemonade_serve.api.access import exchange_of
@@ -18,12 +18,18 @@ from lemonade_serve.domain.completion import (
     CompletionService,
     Finished,
     Generation,
+    Logprob,
     Token,
 )
 
 _STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-_PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
+
+Drawn = tuple[Logprob, ...]
+"""The token that was drawn, then the most likely ones."""
+
+_Body = TypeVar("_Body")
+_Body_co = TypeVar("_Body_co", covariant=True)
 
 _encoder = msgspec.json.Encoder()
 
@@ -36,14 +42,27 @@ class StreamBounds(msgspec.Struct, frozen=True, kw_only=True):
     keepalive_s: float
 
 
-class Writer(Protocol):
+class Part(msgspec.Struct, frozen=True):
+    """Some of a sequence, or all of it. `drawn`: the tokens of it, if logprobs were asked for.
+    `reason`: why it ended; empty, if this is not its end."""
+
+    index: int
+    text: str
+    drawn: Sequence[Drawn] = ()
+    reason: str = ""
+
+
+class Writer(Protocol[_Body_co]):
     """One answer in one dialect."""
 
-    def text(self, generation: Generation, text: str) -> bytes:
-        """Some of the text, as stream events."""
+    def whole(self, generation: Generation, sequences: Sequence[Part]) -> _Body_co:
+        """All of it, in the order of the sequences."""
+
+    def part(self, generation: Generation, part: Part) -> bytes:
+        """Stream events: some text, or the end of a sequence, which brings none."""
 
     def end(self, generation: Generation) -> bytes:
-        """What comes after the text, as stream events."""
+        """What comes after all sequences, as stream events."""
 
     def error(self, shown: Shown) -> bytes:
         """An error in the middle of the stream."""
@@ -54,28 +73,24 @@ def event(body: object) -> bytes:
     return b"data: " + _encoder.encode(body) + b"\n\n"
 
 
-async def begin(
-    request: Request[Any, Any, Any], service: CompletionService, wanted: CompletionRequest
-) -> Generation:
-    """Start a generation, for this request's line in the log too."""
+async def give(
+    request: Request[Any, Any, Any],
+    service: CompletionService,
+    wanted: CompletionRequest,
+    writer: Writer[_Body],
+    bounds: StreamBounds,
+) -> Response[_Body] | Stream:
+    """Generate, for this request's line in the log too, and answer in the writer's dialect. The
+    generation is cancelled when the client leaves.
+
+    What fails before the first token raises, with its honest status.
+    """
     generation = await service.begin(wanted)
     exchange_of(request.scope).generation = generation
-    return generation
-
-
-async def whole(request: Request[Any, Any, Any], generation: Generation) -> str:
-    """The text, when it is complete. Cancels the generation if the client leaves."""
     try:
-        return await while_connected(request, _collect(generation))
-    finally:
-        generation.cancel()
-
-
-async def stream(
-    request: Request[Any, Any, Any], generation: Generation, writer: Writer, bounds: StreamBounds
-) -> Stream:
-    """The text as it comes. What fails before the first token raises, with its honest status."""
-    try:
+        if not wanted.streaming:
+            sequences = await while_connected(request, _collect(generation))
+            return Response(writer.whole(generation, sequences))
         first = await while_connected(request, _first(generation, bounds.status_hold_s))
     except BaseException:
         generation.cancel()
@@ -84,13 +99,38 @@ async def stream(
     return Stream(chunks, media_type="text/event-stream", headers=_STREAM_HEADERS)
 
 
-async def _collect(generation: Generation) -> str:
-    pieces = []
-    while True:
-        piece = await generation.next()
-        pieces.append(piece.text)
+class _Cutter:
+    """Makes parts of what a Generation says. Tokens wait for the text that they end in."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, list[Drawn]] = {}
+
+    def cut(self, piece: Token | Finished) -> Iterator[Part]:
+        if isinstance(piece, Token) and piece.logprobs:
+            self._waiting.setdefault(piece.index, []).append(piece.logprobs)
+        if piece.text:
+            yield Part(piece.index, piece.text, self._waiting.pop(piece.index, ()))
         if isinstance(piece, Finished):
-            return "".join(pieces)
+            drawn = self._waiting.pop(piece.index, ())
+            yield Part(piece.index, "", drawn, piece.reason.value)
+
+
+async def _collect(generation: Generation) -> list[Part]:
+    cutter, unfinished = _Cutter(), generation.n
+    parts: list[list[Part]] = [[] for _ in range(generation.n)]
+    while unfinished:
+        piece = await generation.next()
+        unfinished -= isinstance(piece, Finished)
+        for part in cutter.cut(piece):
+            parts[part.index].append(part)
+    return [_joined(of_one) for of_one in parts]
+
+
+def _joined(parts: Sequence[Part]) -> Part:
+    last = parts[-1]
+    text = "".join(part.text for part in parts)
+    drawn = [drawn for part in parts for drawn in part.drawn]
+    return Part(last.index, text, drawn, last.reason)
 
 
 async def _first(generation: Generation, hold_s: float) -> Token | Finished | None:
@@ -103,25 +143,28 @@ async def _first(generation: Generation, hold_s: float) -> Token | Finished | No
 async def _chunks(
     request: Request[Any, Any, Any],
     generation: Generation,
-    writer: Writer,
+    writer: Writer[Any],
     keepalive_s: float,
     piece: Token | Finished | None,
 ) -> AsyncGenerator[bytes]:
     loop = asyncio.get_running_loop()
+    cutter, unfinished = _Cutter(), generation.n
     silent_until = loop.time()
     try:
         while True:
-            if piece is not None and piece.text:
-                yield writer.text(generation, piece.text)
-                silent_until = loop.time() + keepalive_s
-            if isinstance(piece, Finished):
+            if piece is not None:
+                unfinished -= isinstance(piece, Finished)
+                for part in cutter.cut(piece):
+                    yield writer.part(generation, part)
+                    silent_until = loop.time() + keepalive_s
+            if not unfinished:
                 yield writer.end(generation)
                 return
             try:
                 piece = await generation.next(max(0.0, silent_until - loop.time()))
             except TimeoutError:
                 piece = None
-                yield _PING
+                yield _comment(generation)
                 silent_until = loop.time() + keepalive_s
     except Exception as error:
         exchange_of(request.scope).failed = True
@@ -129,3 +172,10 @@ async def _chunks(
         yield writer.error(show(error))
     finally:
         generation.cancel()
+
+
+def _comment(generation: Generation) -> bytes:
+    """Says that the server is still there, and how long the queue is."""
+    if generation.ahead is None:
+        return b": ping\n\n"
+    return b": queued, %d ahead\n\n" % generation.ahead

@@ -52,7 +52,7 @@ SPEC_ROUTES = frozenset(
 """The names under /api/v0 that speak the Lemonade specification; all others are OpenAI's."""
 
 _MALFORMED = "JSON is malformed"
-_PLACE = re.compile(r" - at `\$\.?(?P<name>[^`]*)`$")
+_PLACE = re.compile(r" - at (`key` in )?`\$\.?(?P<name>[^`]*)`$")
 _UNKNOWN_FIELD = re.compile(r"unknown field `(?P<name>[^`]*)`")
 
 

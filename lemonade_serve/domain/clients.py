@@ -18,10 +18,13 @@ KEPT = (
     "temperature",
     "top_p",
     "top_k",
+    "min_p",
     "min_length",
     "max_length",
     "do_sample",
     "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
     "seed",
     "stop",
 )

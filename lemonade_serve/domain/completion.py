@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 import msgspec
 
 from lemonade_serve import errors
 from lemonade_serve.domain.clients import ClientParams
 from lemonade_serve.domain.events import RequestRefused
-from lemonade_serve.domain.generation import Generation
+from lemonade_serve.domain.generation import CompletionRequest, Generation
 from lemonade_serve.domain.placement import Locator, Placement
 from lemonade_serve.domain.ports import Clock, Observer
 from lemonade_serve.domain.residency.pool import Lease, Pool
-from lemonade_serve.domain.sampling import Options, resolve
+from lemonade_serve.domain.sampling import RequestOptions, resolve
 from lemonade_serve.protocol.messages import (
     ChatPrompt,
     Finished,
     FinishReason,
+    Logprob,
     Message,
-    Prompt,
-    ResolvedParams,
     TextPrompt,
     Token,
     TokensPrompt,
+    Work,
 )
 
 __all__ = [
@@ -33,25 +34,27 @@ __all__ = [
     "FinishReason",
     "Finished",
     "Generation",
+    "Logprob",
     "Message",
     "Placement",
+    "RequestOptions",
     "TextPrompt",
     "Token",
     "TokensPrompt",
+    "Turns",
 ]
 
 
-class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """`arrived` is when the request did, on the service's clock: times count from there.
-    `endpoint` is its route's short name, for the metrics."""
+class Turns(msgspec.Struct, frozen=True, kw_only=True):
+    """How requests wait for theirs: for so many seconds at most, and by client. One of weight 2
+    has two where others, of weight 1, have one."""
 
-    prompt: Prompt
-    options: Options
-    placement: Placement
-    arrived: float
-    endpoint: str
-    client: str
-    streaming: bool = False
+    timeout_s: float
+    client_weights: Mapping[str, float] = {}
+
+    def weight(self, client: str) -> float:
+        """The clients of a key weigh what the key does."""
+        return self.client_weights.get(client.partition("/")[0], 1.0)
 
 
 class CompletionService:
@@ -64,14 +67,14 @@ class CompletionService:
         params: ClientParams,
         observer: Observer,
         *,
-        queue_timeout_s: float,
+        turns: Turns,
         clock: Clock,
     ) -> None:
         self._locator = locator
         self._pool = pool
         self._params = params
         self._observer = observer
-        self._queue_timeout_s = queue_timeout_s
+        self._turns = turns
         self._running: set[Generation] = set()
         self._clock = clock
 
@@ -95,40 +98,42 @@ class CompletionService:
         placement = request.placement
         info, where = await self._locator.locate(placement)
         params = resolve(*await self._params.layers(request.client, info.name), request.options)
+        work = Work(
+            request.prompt,
+            params,
+            n=request.n,
+            client=request.client,
+            weight=self._turns.weight(request.client),
+        )
         lease = self._pool.acquire(
-            info, where, streaming=request.streaming, keep_alive_s=placement.keep_alive
+            info,
+            where,
+            client=request.client,
+            streaming=request.streaming,
+            keep_alive_s=placement.keep_alive,
         )
         generation = Generation(
             info,
             lease,
-            request.endpoint,
-            arrived=request.arrived,
+            request,
             clock=self._clock,
             report=self._observer.observe,
         )
-        generation.task = asyncio.create_task(
-            self._run(generation, request, params, lease), name="generation"
-        )
+        generation.task = asyncio.create_task(self._run(generation, work, lease), name="generation")
         self._running.add(generation)
         generation.task.add_done_callback(lambda _: self._ended(generation, lease))
         return generation
 
-    async def _run(
-        self,
-        generation: Generation,
-        request: CompletionRequest,
-        params: ResolvedParams,
-        lease: Lease,
-    ) -> None:
+    async def _run(self, generation: Generation, work: Work, lease: Lease) -> None:
         late = asyncio.get_running_loop().call_later(
-            max(0.0, request.arrived + self._queue_timeout_s - self._clock()),
+            max(0.0, generation.arrived + self._turns.timeout_s - self._clock()),
             self._give_up,
             generation,
             lease,
         )
         try:
             worker = await lease.worker()
-            await worker.generate(request.prompt, params, generation.take)
+            await worker.generate(work, generation.take)
         except Exception as error:  # the reader raises it, where the API logs what nobody foresaw
             generation.put(error)
         finally:
@@ -137,7 +142,7 @@ class CompletionService:
     def _give_up(self, generation: Generation, lease: Lease) -> None:
         """The request has waited for its turn for as long as it may."""
         if not lease.running:
-            bound = f"within {self._queue_timeout_s:g} s"
+            bound = f"within {self._turns.timeout_s:g} s"
             late = f"{generation.model} did not begin with this request {bound}"
             generation.fail(errors.NoCapacity(late))
 

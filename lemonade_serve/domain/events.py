@@ -87,7 +87,8 @@ class RequestFinished(msgspec.Struct, frozen=True, kw_only=True):
 
     `duration_s` and `time_to_first_token` count from its arrival, `queue_s` to the start of its
     prefill, `prefill_s` from there to its first token, `decode_s` from there to its last.
-    `token_gaps` are the n-1 times between its n tokens.
+    `token_gaps` are the times between two tokens of a sequence: of all its sequences, one after
+    the other; `completion_tokens` are of all too.
     """
 
     model: str
@@ -109,7 +110,7 @@ class RequestFinished(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def time_per_output_token(self) -> float | None:
-        """(last token - first token) / (tokens - 1)."""
+        """The mean gap: (last token - first token) / (tokens - 1), if it has one sequence."""
         return sum(self.token_gaps) / len(self.token_gaps) if self.token_gaps else None
 
     @property

@@ -5,19 +5,44 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import chain, pairwise
+
+import msgspec
 
 from lemonade_serve import errors
 from lemonade_serve.domain.checkpoint import CheckpointInfo
 from lemonade_serve.domain.events import Outcome, RequestFinished
+from lemonade_serve.domain.placement import Placement
 from lemonade_serve.domain.ports import Clock
 from lemonade_serve.domain.residency.pool import Lease
-from lemonade_serve.protocol.messages import Finished, FinishReason, Started, Token
+from lemonade_serve.domain.sampling import Options
+from lemonade_serve.protocol.messages import (
+    Finished,
+    FinishReason,
+    Prompt,
+    Queued,
+    Started,
+    Token,
+)
+
+
+class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Continue `prompt` in `n` ways. `arrived` is when the request did, on the service's clock:
+    times count from there. `endpoint` is its route's short name, for the metrics."""
+
+    prompt: Prompt
+    options: Options
+    placement: Placement
+    arrived: float
+    endpoint: str
+    client: str
+    n: int = 1
+    streaming: bool = False
 
 
 class Generation:
-    """Read `next` until it returns a `Finished`; `cancel` when nobody reads any more. Both may be
-    called from the event loop only, and `cancel` never waits.
+    """Read `next` until it returns a `Finished` for each of the `n` sequences; `cancel` when nobody
+    reads any more. Both may be called from the event loop only, and `cancel` never waits.
 
     `report` is called once, with what became of it: before the reader gets the end, so that whoever
     has the answer finds it counted already.
@@ -27,29 +52,34 @@ class Generation:
         self,
         info: CheckpointInfo,
         lease: Lease,
-        endpoint: str,
+        request: CompletionRequest,
         *,
-        arrived: float,
         clock: Clock,
         report: Callable[[RequestFinished], None],
     ) -> None:
         self.model = info.name
         self.device = lease.device.value
         self.dtype = info.dtype
-        self.endpoint = endpoint
-        self.arrived = arrived
+        self.endpoint = request.endpoint
+        self.n = request.n
+        self.arrived = request.arrived
         self.prompt_tokens = 0
         self.cached_tokens = 0
-        self.token_times: list[float] = []
+        self.token_times: list[list[float]] = [[] for _ in range(self.n)]
+        """Of each sequence."""
+        self.ahead: int | None = None
+        """How many requests must begin first; None: it has begun, or that is not known yet."""
         self.started_at: float | None = None
         self.first_text_at: float | None = None
         self.finish_reason: FinishReason | None = None
+        """Of the sequence that ended last, when all have."""
         self.error: Exception | None = None
         self.task: asyncio.Task[None] | None = None
         self._lease = lease
         self._clock = clock
         self._report = report
         self._reported = False
+        self._unfinished = self.n
         self._loop = asyncio.get_running_loop()
         self._unread: deque[Token | Finished | Exception] = deque()
         self._reader: asyncio.Future[None] | None = None
@@ -61,7 +91,7 @@ class Generation:
 
     @property
     def completion_tokens(self) -> int:
-        return len(self.token_times)
+        return sum(map(len, self.token_times))
 
     @property
     def total_tokens(self) -> int:
@@ -98,24 +128,25 @@ class Generation:
         self.cancel()
         self.put(error)
 
-    def take(self, event: Started | Token | Finished) -> None:
+    def take(self, event: Queued | Started | Token | Finished) -> None:
         """What the worker said, on its way to the reader."""
         match event:
+            case Queued():
+                self.ahead = event.ahead
+                return
             case Started():
                 self.prompt_tokens = event.prompt_tokens
                 self.cached_tokens = event.cached_tokens
                 self.started_at = event.at
+                self.ahead = None
                 self._lease.running = True
                 return
             case Token():
-                self.token_times.append(event.at)
-                if event.text and self.first_text_at is None:
-                    self.first_text_at = self._clock()
-            case Finished():
-                self.finish_reason = event.reason
-                if event.text and self.first_text_at is None:
-                    self.first_text_at = self._clock()
-                self.end()
+                self.token_times[event.index].append(event.at)
+        if event.text and self.first_text_at is None:
+            self.first_text_at = self._clock()
+        if isinstance(event, Finished):
+            self._finish(event)
         self.put(event)
 
     def put(self, event: Token | Finished | Exception) -> None:
@@ -148,9 +179,16 @@ class Generation:
             "finish_reason": self.reason or None,
         }
 
+    def _finish(self, event: Finished) -> None:
+        self._unfinished -= 1
+        if not self._unfinished:
+            self.finish_reason = event.reason
+            self.end()
+
     def _finished(self) -> RequestFinished:
         times, started, now = self.token_times, self.started_at, self._clock()
-        first = times[0] if times else None
+        first = min((own[0] for own in times if own), default=None)
+        last = max((own[-1] for own in times if own), default=None)
         return RequestFinished(
             model=self.model,
             device=self.device,
@@ -164,9 +202,9 @@ class Generation:
             duration_s=now - self.arrived,
             queue_s=_since(self.arrived, started),
             prefill_s=None if started is None else _since(started, first),
-            decode_s=times[-1] - times[0] if times else None,
+            decode_s=None if first is None else _since(first, last),
             time_to_first_token=_since(self.arrived, self.first_text_at),
-            token_gaps=tuple(later - earlier for earlier, later in pairwise(times)),
+            token_gaps=tuple(b - a for a, b in chain.from_iterable(map(pairwise, times))),
         )
 
     def _outcome(self) -> Outcome:

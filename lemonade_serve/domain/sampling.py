@@ -6,9 +6,9 @@ import msgspec
 
 from lemonade_serve.errors import InvalidRequest
 from lemonade_serve.protocol.messages import ResolvedParams
-from lemonade_serve.settings.parameters import Options
+from lemonade_serve.settings.parameters import Options, RequestOptions
 
-__all__ = ["Options", "resolve"]
+__all__ = ["Options", "RequestOptions", "resolve"]
 
 
 def resolve(*layers: Options) -> ResolvedParams:
@@ -18,10 +18,12 @@ def resolve(*layers: Options) -> ResolvedParams:
     """
     params = ResolvedParams()
     for layer in layers:
-        said = {name: getattr(layer, name) for name in Options.__struct_fields__}
+        said = {name: getattr(layer, name, None) for name in RequestOptions.__struct_fields__}
         said = {name: value for name, value in said.items() if value is not None}
         if isinstance(stop := said.get("stop"), list | str):
             said["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
+        if isinstance(bias := said.get("logit_bias"), dict):
+            said["logit_bias"] = tuple((int(token), value) for token, value in bias.items())
         params = msgspec.structs.replace(params, **said)
     if params.min_length > params.max_length:
         raise InvalidRequest(

@@ -21,10 +21,13 @@ DEFAULTS = {
     "temperature": 0.7,
     "top_p": 0.95,
     "top_k": 50,
+    "min_p": 0.0,
     "min_length": 0,
     "max_length": 2048,
     "do_sample": True,
     "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
     "seed": None,
     "stop": [],
 }
@@ -142,6 +145,7 @@ def test_every_parameter_that_is_kept_is_honoured(client: Client, path: str) -> 
     assert text(**{**wild, "do_sample": False}) == greedy
     assert text(**{**wild, "top_k": 1}) == greedy
     assert text(**{**wild, "top_p": 1e-9}) == greedy
+    assert text(**wild, min_p=1) == greedy
     assert text(**wild, seed=1) == text(**wild, seed=1) != text(**wild, seed=2)
     assert text(temperature=0, repetition_penalty=2) != greedy
     assert text(temperature=0, stop=greedy[3:5]) == greedy[: greedy.index(greedy[3:5])]
@@ -185,7 +189,10 @@ def test_forgetting_takes_one_model_s_or_everything(client: Client) -> None:
         *(("min_length", value) for value in (-1, 7)),
         *(("max_length", value) for value in (0, -1)),
         ("do_sample", "perhaps"),
+        *(("min_p", value) for value in (-0.1, 1.1)),
         *(("repetition_penalty", value) for value in (0, 2.1)),
+        *(("presence_penalty", value) for value in (-2.1, 2.1)),
+        *(("frequency_penalty", value) for value in (-2.1, 2.1)),
         ("seed", 1 << 63),
         *(("stop", value) for value in ("", [], [""], ["x"] * 17, "x" * 257, ["x", 1])),
         ("top_q", 1),

@@ -229,7 +229,8 @@ def test_the_params_of_the_specification(send: Any) -> None:
     answer = send(PARAMS).json()
     params = answer.pop("params")
     assert answer == {"status": "success", "message": specified["message"]}
-    further = {"repetition_penalty": 1.0, "seed": None, "stop": []}
+    penalties = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+    further = {"min_p": 0.0, **penalties, "seed": None, "stop": []}
     said = json.loads(curl.read(PARAMS.line).body)
     assert params == {**specified["params"], **said, **further, "top_k": 50}
     assert shape({name: params[name] for name in specified["params"]}) == shape(specified["params"])

@@ -245,10 +245,13 @@ class TestTwoDaemonsOnOnePostgresql:
             "temperature": 0.5,
             "top_p": 0.5,
             "top_k": 5,
+            "min_p": 0.5,
             "min_length": 5,
             "max_length": 55,
             "do_sample": False,
             "repetition_penalty": 1.5,
+            "presence_penalty": 0.5,
+            "frequency_penalty": -0.5,
             "seed": 5,
             "stop": ["5"],
         }

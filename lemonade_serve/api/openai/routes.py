@@ -71,13 +71,9 @@ async def create_completion(
 ) -> Response[schemas.Completion] | Stream:
     """Continue a prompt."""
     data = await _COMPLETION.read(request)
-    prompt = _prompt(data.prompt)
     writer = CompletionWriter(include_usage=_include_usage(data))
-    wanted = _wanted(request, data, prompt, data.max_tokens, "completions")
-    generation = await answer.begin(request, service, wanted)
-    if data.stream:
-        return await answer.stream(request, generation, writer, bounds)
-    return Response(writer.whole(generation, await answer.whole(request, generation)))
+    wanted = _wanted(request, data, _prompt(data.prompt), "completions")
+    return await answer.give(request, service, wanted, writer, bounds)
 
 
 @post(
@@ -93,14 +89,12 @@ async def create_chat_completion(
 ) -> Response[schemas.ChatCompletion] | Stream:
     """Answer a chat, by the model's own template."""
     data = await _CHAT.read(request)
-    prompt = ChatPrompt(tuple(Message(m.role, _content(m)) for m in data.messages))
+    if data.top_logprobs is not None and not data.logprobs:
+        raise errors.InvalidRequest("top_logprobs is for logprobs: true only", param="top_logprobs")
     writer = ChatWriter(include_usage=_include_usage(data))
-    limit = data.max_completion_tokens or data.max_tokens
-    wanted = _wanted(request, data, prompt, limit, "chat_completions")
-    generation = await answer.begin(request, service, wanted)
-    if data.stream:
-        return await answer.stream(request, generation, writer, bounds)
-    return Response(writer.whole(generation, await answer.whole(request, generation)))
+    prompt = ChatPrompt(tuple(Message(m.role, _content(m)) for m in data.messages))
+    wanted = _wanted(request, data, prompt, "chat_completions")
+    return await answer.give(request, service, wanted, writer, bounds)
 
 
 @get("/models", operation_id=_named("list_models"), opt=told())
@@ -119,18 +113,18 @@ async def retrieve_model(locator: Finder, model_id: FromPath[str]) -> schemas.Mo
 
 def _wanted(
     request: Request[Any, Any, Any],
-    data: schemas.Request,
+    data: schemas.CompletionRequest | schemas.ChatRequest,
     prompt: TextPrompt | TokensPrompt | ChatPrompt,
-    max_tokens: int | None,
     endpoint: str,
 ) -> CompletionRequest:
     exchange = exchange_of(request.scope)
     return CompletionRequest(
         prompt=prompt,
-        options=data.options(max_tokens),
+        options=data.options(),
         placement=Placement(model=data.model, keep_alive=seconds(data.keep_alive)),
         arrived=exchange.arrived,
         client=exchange.client,
+        n=data.n or 1,
         endpoint=endpoint,
         streaming=bool(data.stream),
     )

@@ -9,11 +9,15 @@ from msgspec import Meta
 
 from lemonade_serve.api.keep_alive import KeepAlive
 from lemonade_serve.settings.parameters import (
+    LogitBias,
     MaxLength,
     MinLength,
-    Options,
+    MinP,
+    Penalty,
     RepetitionPenalty,
+    RequestOptions,
     Seed,
+    Sequences,
     Stop,
     Temperature,
     TopK,
@@ -36,9 +40,13 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     top_p: TopP | None = None
     stop: Stop | None = None
     seed: Seed | None = None
-    n: Literal[1] | None = None
+    n: Sequences | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: LogitBias | None = None
 
     top_k: TopK | None = None
+    min_p: MinP | None = None
     repetition_penalty: RepetitionPenalty | None = None
     min_tokens: MinLength | None = None
     ignore_eos: bool | None = None
@@ -51,17 +59,22 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
 
-    def options(self, max_tokens: int | None) -> Options:
-        return Options(
+    def _options(self, max_tokens: int | None, logprobs: int | None) -> RequestOptions:
+        return RequestOptions(
             temperature=self.temperature,
             top_p=self.top_p,
             top_k=self.top_k,
+            min_p=self.min_p,
             min_length=self.min_tokens,
             max_length=max_tokens,
             repetition_penalty=self.repetition_penalty,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
             seed=self.seed,
             stop=self.stop,
             ignore_eos=self.ignore_eos,
+            logit_bias=self.logit_bias,
+            logprobs=logprobs,
         )
 
 
@@ -69,6 +82,10 @@ class CompletionRequest(Request, frozen=True, kw_only=True, forbid_unknown_field
     """`prompt`: a string, token ids, or a list of one of them."""
 
     prompt: str | list[Any]
+    logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
+
+    def options(self) -> RequestOptions:
+        return self._options(self.max_tokens, self.logprobs)
 
 
 class TextPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -85,7 +102,13 @@ class ChatMessage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class ChatRequest(Request, frozen=True, kw_only=True, forbid_unknown_fields=True):
     messages: Annotated[list[ChatMessage], Meta(min_length=1)]
     max_completion_tokens: MaxLength | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     parallel_tool_calls: Literal[True] | None = None
+
+    def options(self) -> RequestOptions:
+        likely = (self.top_logprobs or 0) if self.logprobs else None
+        return self._options(self.max_completion_tokens or self.max_tokens, likely)
 
 
 class PromptTokensDetails(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,10 +122,20 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens_details: PromptTokensDetails
 
 
+class TextLogprobs(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry for each token. `top_logprobs` have the token itself and the most likely ones,
+    `text_offset` where in the text it begins, in characters."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    index: int = 0
+    index: int
     text: str
-    logprobs: None = None
+    logprobs: TextLogprobs | None
     finish_reason: str | None
 
 
@@ -123,10 +156,29 @@ class AssistantMessage(msgspec.Struct, frozen=True, kw_only=True):
     refusal: None = None
 
 
+class LikelyToken(msgspec.Struct, frozen=True, kw_only=True):
+    """`bytes` are the token's; what of them is no UTF-8 has escapes in `token`."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class DrawnToken(LikelyToken, frozen=True, kw_only=True):
+    """With the most likely ones in its place."""
+
+    top_logprobs: list[LikelyToken]
+
+
+class ChatLogprobs(msgspec.Struct, frozen=True, kw_only=True):
+    content: list[DrawnToken]
+    refusal: None = None
+
+
 class ChatChoice(msgspec.Struct, frozen=True, kw_only=True):
-    index: int = 0
+    index: int
     message: AssistantMessage
-    logprobs: None = None
+    logprobs: ChatLogprobs | None
     finish_reason: str
 
 
@@ -145,9 +197,9 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChunkChoice(msgspec.Struct, frozen=True, kw_only=True):
-    index: int = 0
+    index: int
     delta: Delta
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
     finish_reason: str | None = None
 
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
 from lemonade_serve.api import answer
+from lemonade_serve.api.answer import Part
 from lemonade_serve.api.errors import Shown
 from lemonade_serve.api.openai import schemas
+from lemonade_serve.api.openai.logprobs import TextLogprobs, chat_logprobs
 from lemonade_serve.domain.completion import Generation
 
 
@@ -23,59 +28,74 @@ def usage_of(generation: Generation) -> schemas.Usage:
 
 
 class _OpenAIWriter:
-    """What both kinds of stream share: an id, a time, and usage at the end if it was asked for."""
+    """What both kinds share: an id, a time, and a stream's usage at its end if it was asked for."""
 
     prefix: str
+    streamed: type[schemas.Completion | schemas.ChatChunk]
 
     def __init__(self, *, include_usage: bool) -> None:
         self.id = f"{self.prefix}-{secrets.token_hex(12)}"
         self.created = int(time.time())
         self._include_usage = include_usage
 
-    @property
-    def no_usage(self) -> msgspec.UnsetType | None:
-        """OpenAI sends a null in every event but the last when usage was asked for."""
-        return None if self._include_usage else msgspec.UNSET
+    def end(self, generation: Generation) -> bytes:
+        if not self._include_usage:
+            return answer.DONE
+        return self._event(generation, [], usage_of(generation)) + answer.DONE
 
     def error(self, shown: Shown) -> bytes:
         return answer.event(shown.openai_body())
 
-    def last(self, generation: Generation) -> schemas.Usage | None:
-        return usage_of(generation) if self._include_usage else None
+    def _chunk(self, generation: Generation, choice: object) -> bytes:
+        """OpenAI sends a null in every event but the last when usage was asked for."""
+        no_usage = None if self._include_usage else msgspec.UNSET
+        return self._event(generation, [choice], no_usage)
+
+    def _event(
+        self,
+        generation: Generation,
+        choices: list[Any],
+        usage: schemas.Usage | msgspec.UnsetType | None,
+    ) -> bytes:
+        return answer.event(
+            self.streamed(
+                id=self.id,
+                created=self.created,
+                model=generation.model,
+                choices=choices,
+                usage=usage,
+            )
+        )
 
 
 class CompletionWriter(_OpenAIWriter):
     """`text_completion` objects."""
 
     prefix = "cmpl"
+    streamed = schemas.Completion
 
-    def whole(self, generation: Generation, text: str) -> schemas.Completion:
-        choice = schemas.Choice(text=text, finish_reason=generation.reason)
-        return self._object(generation, [choice], usage_of(generation))
+    def __init__(self, *, include_usage: bool) -> None:
+        super().__init__(include_usage=include_usage)
+        self._logprobs: defaultdict[int, TextLogprobs] = defaultdict(TextLogprobs)
 
-    def text(self, generation: Generation, text: str) -> bytes:
-        choice = schemas.Choice(text=text, finish_reason=None)
-        return answer.event(self._object(generation, [choice], self.no_usage))
-
-    def end(self, generation: Generation) -> bytes:
-        choice = schemas.Choice(text="", finish_reason=generation.reason)
-        closing = answer.event(self._object(generation, [choice], self.no_usage))
-        if usage := self.last(generation):
-            closing += answer.event(self._object(generation, [], usage))
-        return closing + answer.DONE
-
-    def _object(
-        self,
-        generation: Generation,
-        choices: list[schemas.Choice],
-        usage: schemas.Usage | msgspec.UnsetType | None,
-    ) -> schemas.Completion:
+    def whole(self, generation: Generation, sequences: Sequence[Part]) -> schemas.Completion:
         return schemas.Completion(
             id=self.id,
             created=self.created,
             model=generation.model,
-            choices=choices,
-            usage=usage,
+            choices=[self._choice(sequence) for sequence in sequences],
+            usage=usage_of(generation),
+        )
+
+    def part(self, generation: Generation, part: Part) -> bytes:
+        return self._chunk(generation, self._choice(part))
+
+    def _choice(self, part: Part) -> schemas.Choice:
+        return schemas.Choice(
+            index=part.index,
+            text=part.text,
+            logprobs=self._logprobs[part.index].of(part.drawn) if part.drawn else None,
+            finish_reason=part.reason or None,
         )
 
 
@@ -83,54 +103,42 @@ class ChatWriter(_OpenAIWriter):
     """`chat.completion` objects, and `chat.completion.chunk` ones while it streams."""
 
     prefix = "chatcmpl"
+    streamed = schemas.ChatChunk
 
     def __init__(self, *, include_usage: bool) -> None:
         super().__init__(include_usage=include_usage)
-        self._opened = False
+        self._opened: set[int] = set()
 
-    def whole(self, generation: Generation, text: str) -> schemas.ChatCompletion:
-        message = schemas.AssistantMessage(content=text)
+    def whole(self, generation: Generation, sequences: Sequence[Part]) -> schemas.ChatCompletion:
         return schemas.ChatCompletion(
             id=self.id,
             created=self.created,
             model=generation.model,
-            choices=[schemas.ChatChoice(message=message, finish_reason=generation.reason)],
+            choices=[
+                schemas.ChatChoice(
+                    index=sequence.index,
+                    message=schemas.AssistantMessage(content=sequence.text),
+                    logprobs=chat_logprobs(sequence.drawn) if sequence.drawn else None,
+                    finish_reason=sequence.reason,
+                )
+                for sequence in sequences
+            ],
             usage=usage_of(generation),
         )
 
-    def text(self, generation: Generation, text: str) -> bytes:
-        return self._opening(generation) + self._chunk(generation, schemas.Delta(content=text))
-
-    def end(self, generation: Generation) -> bytes:
-        closing = self._opening(generation)
-        closing += self._chunk(generation, schemas.Delta(), generation.reason)
-        if usage := self.last(generation):
-            closing += answer.event(self._object(generation, [], usage))
-        return closing + answer.DONE
-
-    def _opening(self, generation: Generation) -> bytes:
-        """The role comes once, first."""
-        if self._opened:
-            return b""
-        self._opened = True
-        return self._chunk(generation, schemas.Delta(role="assistant", content=""))
-
-    def _chunk(
-        self, generation: Generation, delta: schemas.Delta, reason: str | None = None
-    ) -> bytes:
-        choice = schemas.ChunkChoice(delta=delta, finish_reason=reason)
-        return answer.event(self._object(generation, [choice], self.no_usage))
-
-    def _object(
-        self,
-        generation: Generation,
-        choices: list[schemas.ChunkChoice],
-        usage: schemas.Usage | msgspec.UnsetType | None,
-    ) -> schemas.ChatChunk:
-        return schemas.ChatChunk(
-            id=self.id,
-            created=self.created,
-            model=generation.model,
-            choices=choices,
-            usage=usage,
+    def part(self, generation: Generation, part: Part) -> bytes:
+        choice = schemas.ChunkChoice(
+            index=part.index,
+            delta=schemas.Delta() if part.reason else schemas.Delta(content=part.text),
+            logprobs=chat_logprobs(part.drawn) if part.drawn else None,
+            finish_reason=part.reason or None,
         )
+        return self._opening(generation, part.index) + self._chunk(generation, choice)
+
+    def _opening(self, generation: Generation, index: int) -> bytes:
+        """The role comes once for each choice, first."""
+        if index in self._opened:
+            return b""
+        self._opened.add(index)
+        role = schemas.Delta(role="assistant", content="")
+        return self._chunk(generation, schemas.ChunkChoice(index=index, delta=role))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from litestar import Request, Response, post
@@ -9,6 +10,7 @@ from litestar.response import Stream
 
 from lemonade_serve.api import answer
 from lemonade_serve.api.access import exchange_of
+from lemonade_serve.api.answer import Part
 from lemonade_serve.api.body import Body
 from lemonade_serve.api.deps import Bounds, Service
 from lemonade_serve.api.errors import Shown
@@ -55,11 +57,17 @@ _BODY = Body(
 class SpecWriter:
     """`data: {"text": …}`, a last event with finish_reason and usage, `data: [DONE]`."""
 
-    def text(self, generation: Generation, text: str) -> bytes:
-        return answer.event(schemas.TextPiece(text=text))
+    def whole(self, generation: Generation, sequences: Sequence[Part]) -> schemas.TextCompletion:
+        (only,) = sequences
+        return _completion(generation, only)
+
+    def part(self, generation: Generation, part: Part) -> bytes:
+        if part.reason:
+            return answer.event(_completion(generation, part))
+        return answer.event(schemas.TextPiece(text=part.text))
 
     def end(self, generation: Generation) -> bytes:
-        return answer.event(_completion(generation, "")) + answer.DONE
+        return answer.DONE
 
     def error(self, shown: Shown) -> bytes:
         return answer.event(shown.spec_body())
@@ -88,10 +96,7 @@ async def complete(
         endpoint="v0_completions",
         streaming=data.stream,
     )
-    generation = await answer.begin(request, service, wanted)
-    if data.stream:
-        return await answer.stream(request, generation, SpecWriter(), bounds)
-    return Response(_completion(generation, await answer.whole(request, generation)))
+    return await answer.give(request, service, wanted, SpecWriter(), bounds)
 
 
 def _placement(data: schemas.CompletionBody) -> Placement:
@@ -104,9 +109,9 @@ def _placement(data: schemas.CompletionBody) -> Placement:
     )
 
 
-def _completion(generation: Generation, text: str) -> schemas.TextCompletion:
+def _completion(generation: Generation, part: Part) -> schemas.TextCompletion:
     return schemas.TextCompletion(
-        text=text,
+        text=part.text,
         model=generation.model,
         finish_reason=generation.reason,
         usage=schemas.TextUsage(

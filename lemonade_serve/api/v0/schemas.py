@@ -74,10 +74,13 @@ class ParamsBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     temperature: parameters.Temperature | UnsetType | None = UNSET
     top_p: parameters.TopP | UnsetType | None = UNSET
     top_k: parameters.TopK | UnsetType | None = UNSET
+    min_p: parameters.MinP | UnsetType | None = UNSET
     min_length: parameters.MinLength | UnsetType | None = UNSET
     max_length: parameters.MaxLength | UnsetType | None = UNSET
     do_sample: bool | UnsetType | None = UNSET
     repetition_penalty: parameters.RepetitionPenalty | UnsetType | None = UNSET
+    presence_penalty: parameters.Penalty | UnsetType | None = UNSET
+    frequency_penalty: parameters.Penalty | UnsetType | None = UNSET
     seed: parameters.Seed | UnsetType | None = UNSET
     stop: parameters.Stop | UnsetType | None = UNSET
 
@@ -120,10 +123,13 @@ class AllParams(msgspec.Struct, frozen=True, kw_only=True):
     temperature: float
     top_p: float
     top_k: int
+    min_p: float
     min_length: int
     max_length: int
     do_sample: bool
     repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
     seed: int | None
     stop: tuple[str, ...]
 
@@ -140,10 +146,13 @@ class Origins(msgspec.Struct, frozen=True, kw_only=True):
     temperature: Source
     top_p: Source
     top_k: Source
+    min_p: Source
     min_length: Source
     max_length: Source
     do_sample: Source
     repetition_penalty: Source
+    presence_penalty: Source
+    frequency_penalty: Source
     seed: Source
     stop: Source
 

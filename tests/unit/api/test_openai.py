@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from lemonade_serve import errors
+from lemonade_serve.api.answer import Drawn, Part, Writer
 from lemonade_serve.api.errors import show
 from lemonade_serve.api.openai.routes import _prompt
 from lemonade_serve.api.openai.writers import ChatWriter, CompletionWriter
@@ -20,12 +22,14 @@ from lemonade_serve.domain.completion import (
     Finished,
     FinishReason,
     Generation,
+    Logprob,
     Message,
     TextPrompt,
     Token,
     TokensPrompt,
 )
 from lemonade_serve.protocol.messages import Started
+from lemonade_serve.settings import Worker
 from tests.fakes import asynchronous, new_generation
 from tests.unit.api.conftest import Open
 
@@ -63,14 +67,23 @@ def test_any_other_prompt_is_refused_by_name(given: str | list[Any]) -> None:
     assert raised.value.param == "prompt"
 
 
-def generation(*, finished: bool = True) -> Generation:
+END = Part(0, "", reason="length")
+SO_ON = (Part(0, "so"), Part(0, " on"), END)
+WHOLE = Part(0, "so on", reason="length")
+
+
+def generation() -> Generation:
     made = new_generation()
     made.take(Started(1, 7, 3, 101.0))
     made.take(Token(1, "so", 102.0))
     made.take(Token(1, " on", 103.0))
-    if finished:
-        made.take(Finished(1, "", FinishReason.LENGTH))
+    made.take(Finished(1, "", FinishReason.LENGTH))
     return made
+
+
+def streamed(writer: Writer[Any], *parts: Part) -> list[dict[str, Any]]:
+    made = generation()
+    return events(b"".join(writer.part(made, part) for part in parts) + writer.end(made))
 
 
 def events(stream: bytes) -> list[dict[str, Any]]:
@@ -82,8 +95,7 @@ def events(stream: bytes) -> list[dict[str, Any]]:
 
 class TestChat:
     def stream(self, *, include_usage: bool) -> list[dict[str, Any]]:
-        writer, made = ChatWriter(include_usage=include_usage), generation()
-        return events(writer.text(made, "so") + writer.text(made, " on") + writer.end(made))
+        return streamed(ChatWriter(include_usage=include_usage), *SO_ON)
 
     def test_a_stream_is_chunks_with_the_role_first_and_the_reason_last(self) -> None:
         chunks = [ChatCompletionChunk.model_validate(c) for c in self.stream(include_usage=False)]
@@ -103,17 +115,29 @@ class TestChat:
         ChatCompletionChunk.model_validate(last)
 
     def test_an_answer_without_text_has_a_role_all_the_same(self) -> None:
-        first, last = events(ChatWriter(include_usage=False).end(generation()))
+        first, last = streamed(ChatWriter(include_usage=False), END)
         assert first["choices"][0]["delta"] == {"role": "assistant", "content": ""}
         assert last["choices"][0]["delta"] == {}
 
     def test_a_whole_answer_is_one_object(self) -> None:
-        whole = ChatWriter(include_usage=False).whole(generation(), "so on")
+        whole = ChatWriter(include_usage=False).whole(generation(), [WHOLE])
         answer = ChatCompletion.model_validate(_plain(whole))
         assert answer.choices[0].message.content == "so on"
         assert answer.choices[0].finish_reason == "length"
         assert answer.usage
         assert answer.usage.total_tokens == 9
+
+    def test_each_choice_of_a_stream_has_a_role_and_a_reason(self) -> None:
+        parts = [Part(1, "b"), Part(0, "a"), Part(1, "", reason="stop"), Part(0, "", reason="stop")]
+        chunks = streamed(ChatWriter(include_usage=False), *parts)
+        for index, text in ((0, "a"), (1, "b")):
+            own = [c["choices"][0] for c in chunks if c["choices"][0]["index"] == index]
+            assert [choice["delta"] for choice in own] == [
+                {"role": "assistant", "content": ""},
+                {"content": text},
+                {},
+            ]
+            assert [choice["finish_reason"] for choice in own] == [None, None, "stop"]
 
     def test_two_answers_have_two_ids(self) -> None:
         assert ChatWriter(include_usage=False).id != ChatWriter(include_usage=False).id
@@ -121,8 +145,7 @@ class TestChat:
 
 class TestCompletions:
     def stream(self, *, include_usage: bool) -> list[dict[str, Any]]:
-        writer, made = CompletionWriter(include_usage=include_usage), generation()
-        return events(writer.text(made, "so") + writer.text(made, " on") + writer.end(made))
+        return streamed(CompletionWriter(include_usage=include_usage), *SO_ON)
 
     def test_a_stream_is_objects_with_the_reason_last(self) -> None:
         choices = [event["choices"][0] for event in self.stream(include_usage=False)]
@@ -139,10 +162,74 @@ class TestCompletions:
         assert (last["choices"], last["usage"]) == ([], USAGE)
 
     def test_a_whole_answer_is_one_object(self) -> None:
-        whole = CompletionWriter(include_usage=False).whole(generation(), "so on")
+        whole = CompletionWriter(include_usage=False).whole(generation(), [WHOLE])
         answer = Completion.model_validate(_plain(whole))
         assert (answer.choices[0].text, answer.choices[0].finish_reason) == ("so on", "length")
         assert answer.id.startswith("cmpl-")
+
+
+def drawn(*texts: bytes) -> Drawn:
+    """A token, and the likely ones in its place, each half as probable as the one before."""
+    return tuple(Logprob(n, text, -0.5 * (n + 1)) for n, text in enumerate(texts))
+
+
+LEMON = [drawn(b" \xf0\x9f", b"x", b" y"), drawn(b"\x8d"), drawn(b"\x8b!")]
+
+
+class TestLogprobs:
+    def test_a_chat_has_them_by_token_with_its_bytes(self) -> None:
+        part = Part(0, " \U0001f34b!", LEMON, "stop")
+        whole = ChatWriter(include_usage=False).whole(generation(), [part])
+        answer = ChatCompletion.model_validate(_plain(whole))
+        assert answer.choices[0].logprobs
+        first, *others = answer.choices[0].logprobs.content or []
+        assert (first.token, first.bytes) == (" \\xf0\\x9f", [32, 0xF0, 0x9F])
+        assert first.logprob == -0.5
+        likely = [(one.token, one.bytes, one.logprob) for one in first.top_logprobs]
+        assert likely == [("x", [120], -1.0), (" y", [32, 121], -1.5)]
+        told = bytes(byte for token in [first, *others] for byte in token.bytes or [])
+        assert told.decode() == part.text
+
+    def test_a_completion_has_them_in_columns_with_the_drawn_one_among_the_likely(self) -> None:
+        part = Part(0, " \U0001f34b!", LEMON, "stop")
+        whole = CompletionWriter(include_usage=False).whole(generation(), [part])
+        logprobs = Completion.model_validate(_plain(whole)).choices[0].logprobs
+        assert logprobs
+        assert logprobs.tokens == [" \\xf0\\x9f", "\\x8d", "\\x8b!"]
+        assert logprobs.token_logprobs == [-0.5, -0.5, -0.5]
+        assert logprobs.top_logprobs
+        assert logprobs.top_logprobs[0] == {" \\xf0\\x9f": -0.5, "x": -1.0, " y": -1.5}
+        assert logprobs.text_offset == [0, 1, 1]
+
+    def test_offsets_go_on_over_the_parts_of_a_sequence(self) -> None:
+        writer = CompletionWriter(include_usage=False)
+        parts = [Part(0, "ab", [drawn(b"ab")]), Part(1, "x", [drawn(b"x")])]
+        parts += [Part(0, "c", [drawn(b"c")]), Part(0, "", [drawn(b"")], "stop")]
+        sent = [event["choices"][0] for event in streamed(writer, *parts)]
+        assert [choice["logprobs"]["text_offset"] for choice in sent] == [[0], [0], [2], [3]]
+
+    def test_what_looks_alike_does_not_hide_the_one_that_was_drawn(self) -> None:
+        part = Part(0, "a", [drawn(b"a", b"a", b"b")], "stop")
+        whole = CompletionWriter(include_usage=False).whole(generation(), [part])
+        (likely,) = _plain(whole)["choices"][0]["logprobs"]["top_logprobs"]
+        assert likely == {"a": -0.5, "b": -1.5}
+
+    def test_what_cannot_be_is_a_number_all_the_same(self) -> None:
+        part = Part(0, "a", [(Logprob(1, b"a", 0.0), Logprob(2, b"b", -math.inf))])
+        (_, chunk) = streamed(ChatWriter(include_usage=False), part)
+        (token,) = chunk["choices"][0]["logprobs"]["content"]
+        assert token["top_logprobs"][0]["logprob"] == -9999
+
+    @pytest.mark.parametrize("writer", [ChatWriter, CompletionWriter])
+    def test_who_did_not_ask_gets_none(self, writer: type[ChatWriter | CompletionWriter]) -> None:
+        assert (
+            _plain(writer(include_usage=False).whole(generation(), [WHOLE]))["choices"][0][
+                "logprobs"
+            ]
+            is None
+        )
+        sent = streamed(writer(include_usage=False), *SO_ON)
+        assert {event["choices"][0]["logprobs"] for event in sent} == {None}
 
 
 @pytest.mark.parametrize("writer", [ChatWriter, CompletionWriter])
@@ -228,6 +315,98 @@ class TestOverHTTP:
 
         ask()
 
+    @pytest.mark.parametrize(
+        ("path", "prompt"),
+        [
+            ("/v1/completions", {"prompt": "two words"}),
+            ("/v1/chat/completions", {"messages": [{"role": "user", "content": "two words"}]}),
+        ],
+    )
+    def test_several_choices_are_of_one_prompt(
+        self, open_house: Open, path: str, prompt: dict[str, Any]
+    ) -> None:
+        @asynchronous
+        async def ask() -> None:
+            async with open_house() as house:
+                body = {"model": "small", **prompt, "max_tokens": 3, "n": 3}
+                answer = (await house.client.post(path, json=body)).json()
+                assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2]
+                texts = [c.get("text") or c["message"]["content"] for c in answer["choices"]]
+                assert texts == ["so it goes"] * 3
+                assert {choice["finish_reason"] for choice in answer["choices"]} == {"length"}
+                usage = answer["usage"]
+                assert (usage["prompt_tokens"], usage["completion_tokens"]) == (2, 9)
+
+                body |= {"stream": True, "stream_options": {"include_usage": True}}
+                stream = await house.client.post(path, json=body)
+                *chunks, last = events(_without_pings(stream.content))
+                assert (last["choices"], last["usage"]) == ([], usage)
+                said = {0: "", 1: "", 2: ""}
+                for choice in (chunk["choices"][0] for chunk in chunks):
+                    text = choice.get("text") or choice.get("delta", {}).get("content")
+                    said[choice["index"]] += text or ""
+                assert said == dict.fromkeys(said, "so it goes")
+                assert [work.n for work in house.launcher.workers[0].works] == [3, 3]
+
+        ask()
+
+    @asynchronous
+    async def test_a_client_s_requests_reach_the_worker_in_its_name(self, open_house: Open) -> None:
+        worker = Worker(client_weights={"ann": 2.0})
+        async with open_house(worker=worker) as house:
+            for client in ("ann", "bob"):
+                body = {"model": "small", "prompt": "x", "max_tokens": 1}
+                headers = {"X-Client-Id": client}
+                await house.client.post("/v1/completions", json=body, headers=headers)
+            works = house.launcher.workers[0].works
+            assert [(work.client, work.weight) for work in works] == [("ann", 2.0), ("bob", 1.0)]
+
+    @asynchronous
+    async def test_logprobs_are_of_every_token_streamed_or_not(self, open_house: Open) -> None:
+        async with open_house() as house:
+            body: dict[str, Any] = {"model": "small", "prompt": "x", "max_tokens": 3, "logprobs": 2}
+            whole = Completion.model_validate(
+                (await house.client.post("/v1/completions", json=body)).json()
+            )
+            assert whole.choices[0].logprobs
+            assert whole.choices[0].logprobs.tokens == ["so", " it", " goes"]
+            assert whole.choices[0].logprobs.text_offset == [0, 2, 5]
+            stream = await house.client.post("/v1/completions", json={**body, "stream": True})
+            pieces = [event["choices"][0] for event in events(_without_pings(stream.content))]
+            told = [token for p in pieces if p["logprobs"] for token in p["logprobs"]["tokens"]]
+            assert told == whole.choices[0].logprobs.tokens
+            (params, _) = house.launcher.workers[0].params
+            assert params.logprobs == 2
+
+    @asynchronous
+    async def test_likely_tokens_are_for_those_who_ask_for_logprobs(self, open_house: Open) -> None:
+        async with open_house() as house:
+            body = {"model": "small", "messages": [{"role": "user", "content": "x"}]}
+            for said in ({}, {"logprobs": False}):
+                asked = {**body, **said, "top_logprobs": 0}
+                answer = await house.client.post("/v1/chat/completions", json=asked)
+                assert answer.json()["error"]["param"] == "top_logprobs"
+            asked = {**body, "logprobs": True, "top_logprobs": 2, "max_tokens": 1}
+            answer = await house.client.post("/v1/chat/completions", json=asked)
+            chat = ChatCompletion.model_validate(answer.json())
+            assert chat.choices[0].logprobs
+            (token,) = chat.choices[0].logprobs.content or []
+            assert (token.token, len(token.top_logprobs)) == ("so", 2)
+
+    @pytest.mark.parametrize("bias", [{"x": 1}, {"-1": 1}, {"5": 101}, {"5": "1"}])
+    def test_a_bias_that_cannot_be_is_refused_by_name(
+        self, open_house: Open, bias: dict[str, Any]
+    ) -> None:
+        @asynchronous
+        async def ask() -> None:
+            async with open_house() as house:
+                body = {"model": "small", "prompt": "x", "logit_bias": bias}
+                answer = await house.client.post("/v1/completions", json=body)
+                assert answer.status_code == 400
+                assert answer.json()["error"]["param"].startswith("logit_bias")
+
+        ask()
+
     @asynchronous
     async def test_models_are_those_on_disk(self, open_house: Open) -> None:
         async with open_house() as house:
@@ -288,7 +467,7 @@ def _without_pings(stream: bytes) -> bytes:
     return stream.replace(b": ping\n\n", b"")
 
 
-def _plain(body: object) -> object:
+def _plain(body: object) -> Any:
     return json.loads(msgspec.json.encode(body))
 
 

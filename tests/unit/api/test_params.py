@@ -16,10 +16,13 @@ SPECIFICATION = {
     "temperature": 0.7,
     "top_p": 0.95,
     "top_k": 50,
+    "min_p": 0.0,
     "min_length": 0,
     "max_length": 2048,
     "do_sample": True,
     "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
     "seed": None,
     "stop": [],
 }
@@ -113,12 +116,16 @@ async def test_forgetting_takes_what_it_names(open_house: Open) -> None:
         ({"min_length": -1}, "min_length"),
         ({"max_length": 0}, "max_length"),
         ({"do_sample": 1}, "do_sample"),
+        ({"min_p": 1.1}, "min_p"),
         ({"repetition_penalty": 2.1}, "repetition_penalty"),
+        ({"presence_penalty": -2.1}, "presence_penalty"),
+        ({"frequency_penalty": 2.1}, "frequency_penalty"),
         ({"seed": 2**63}, "seed"),
         ({"stop": ["x"] * 17}, "stop"),
         ({"min_length": 11, "max_length": 10}, "min_length"),
         ({"min_length": 2049}, "min_length"),
         ({"ignore_eos": True}, "ignore_eos"),
+        ({"logit_bias": {"5": 1}}, "logit_bias"),
         ({"temprature": 1}, "temprature"),
     ],
 )
@@ -166,12 +173,14 @@ def test_they_are_under_every_request_of_their_client(
     @asynchronous
     async def ask() -> None:
         async with open_house() as house:
-            await house.client.post(PATH, json={"max_length": 2, "seed": 5}, headers=named("a"))
+            keep = {"max_length": 2, "seed": 5, "min_p": 0.1, "presence_penalty": 1}
+            await house.client.post(PATH, json=keep, headers=named("a"))
             request = {"model": "small", "temperature": 0.3, **body}
             await house.client.post(path, json=request, headers=named("a"))
             (worker,) = house.launcher.workers
             (params,) = worker.params
             assert (params.max_length, params.seed, params.temperature) == (2, 5, 0.3)
+            assert (params.min_p, params.presence_penalty) == (0.1, 1)
 
     ask()
 

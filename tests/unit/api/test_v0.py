@@ -13,7 +13,7 @@ from lemonade_serve.api.v0.completions import SpecWriter
 from lemonade_serve.settings import Device, Devices
 from tests.fakes import asynchronous
 from tests.unit.api.conftest import House, Open
-from tests.unit.api.test_openai import events, generation
+from tests.unit.api.test_openai import SO_ON, events, streamed
 
 
 async def health(house: House) -> dict[str, Any]:
@@ -22,8 +22,7 @@ async def health(house: House) -> dict[str, Any]:
 
 
 def test_a_stream_is_texts_and_a_last_event_with_reason_and_usage() -> None:
-    writer, made = SpecWriter(), generation()
-    sent = events(writer.text(made, "so") + writer.text(made, " on") + writer.end(made))
+    sent = streamed(SpecWriter(), *SO_ON)
     assert sent[:2] == [{"text": "so"}, {"text": " on"}]
     assert sent[2] == {
         "text": "",

@@ -20,11 +20,12 @@ from lemonade_serve.domain.completion import (
     Placement,
     TextPrompt,
     Token,
+    Turns,
 )
 from lemonade_serve.domain.events import Event, Outcome, RequestFinished, RequestRefused
 from lemonade_serve.domain.placement import Locator
 from lemonade_serve.domain.sampling import Options
-from lemonade_serve.protocol.messages import Started
+from lemonade_serve.protocol.messages import Queued, Started
 from lemonade_serve.store.memory import MemoryParamsStore
 from tests.fakes import (
     FakeCatalog,
@@ -60,7 +61,7 @@ class House:
             self.pool,
             ClientParams(self.store, Options(top_k=7)),
             self.observer,
-            queue_timeout_s=1e6,
+            turns=Turns(timeout_s=1e6, client_weights={"ann": 3.0}),
             clock=self.clock,
         )
 
@@ -75,18 +76,21 @@ class House:
     def told(self, kind: type[_E]) -> list[_E]:
         return [event for event in self.observer.events if isinstance(event, kind)]
 
-    def request(self, placement: Placement, **options: Any) -> CompletionRequest:
+    def request(
+        self, placement: Placement, *, client: str = "ann", n: int = 1, **options: Any
+    ) -> CompletionRequest:
         return CompletionRequest(
             prompt=TextPrompt(SECRET),
             options=Options(**{"max_length": 3, **options}),
             placement=placement,
             arrived=self.clock(),
             endpoint="completions",
-            client="ann",
+            client=client,
+            n=n,
         )
 
-    async def begin(self, model: str | None = "small", **options: Any) -> Generation:
-        return await self.service.begin(self.request(Placement(model=model), **options))
+    async def begin(self, model: str | None = "small", **said: Any) -> Generation:
+        return await self.service.begin(self.request(Placement(model=model), **said))
 
 
 async def text_of(generation: Generation) -> str:
@@ -114,6 +118,50 @@ async def test_the_parameters_reach_the_worker_resolved() -> None:
     assert (params.temperature, params.stop, params.max_length) == (0.25, ("x",), 3)
     assert (params.top_k, params.top_p) == (7, 0.95)
     assert house.worker.prompts == [TextPrompt(SECRET)]
+
+
+@asynchronous
+async def test_all_sequences_of_a_request_are_read_as_one() -> None:
+    house = House()
+    generation = await house.begin(n=2)
+    events = [await generation.next() for _ in range(8)]
+    assert [event.index for event in events if isinstance(event, Token)] == [0, 1, 0, 1, 0, 1]
+    assert [event.index for event in events if isinstance(event, Finished)] == [0, 1]
+    assert (generation.prompt_tokens, generation.completion_tokens) == (4, 6)
+    assert [work.n for work in house.worker.works] == [2]
+    (finished,) = house.told(RequestFinished)
+    assert (finished.prompt_tokens, finished.completion_tokens) == (4, 6)
+    assert len(finished.token_gaps) == 4
+
+
+@pytest.mark.parametrize(
+    ("client", "weight"), [("ann", 3.0), ("ann/laptop", 3.0), ("bob", 1.0), ("bob/ann", 1.0)]
+)
+def test_a_client_has_as_many_turns_as_the_settings_say(client: str, weight: float) -> None:
+    @asynchronous
+    async def ask() -> None:
+        house = House()
+        await text_of(await house.begin(client=client))
+        (work,) = house.worker.works
+        assert (work.client, work.weight) == (client, weight)
+
+    ask()
+
+
+@asynchronous
+async def test_a_request_knows_how_many_are_ahead_of_it() -> None:
+    house = House()
+    house.launcher.hold()
+    generation = await house.begin()
+    assert generation.ahead is None
+    generation.take(Queued(1, 3))
+    generation.take(Queued(1, 0))
+    assert generation.ahead == 0
+    with pytest.raises(TimeoutError):
+        await generation.next(0.0)
+    house.launcher.go()
+    assert await text_of(generation) == "so it goes"
+    assert generation.ahead is None
 
 
 @asynchronous
@@ -216,11 +264,11 @@ async def test_a_wait_for_a_turn_in_the_engine_ends_too() -> None:
     house = House()
     await text_of(await house.begin())
 
-    async def never(prompt: object, params: object, deliver: object) -> None:
+    async def never(work: object, deliver: object) -> None:
         await asyncio.Event().wait()
 
     house.worker.generate = never  # type: ignore[method-assign]
-    house.service._queue_timeout_s = 0.0
+    house.service._turns = Turns(timeout_s=0.0)
     generation = await house.begin()
     with pytest.raises(errors.NoCapacity, match="did not begin"):
         await generation.next()
@@ -386,8 +434,8 @@ async def test_figures_are_numbers_and_names_and_never_text() -> None:
     assert not [word for word in ("so", "goes", *SECRET.split()) if f'"{word}' in written]
 
 
-def timed(*events: Started | Token | Finished) -> Generation:
-    generation = new_generation(arrived=100.0, clock=lambda: 104.5)
+def timed(*events: Started | Token | Finished, n: int = 1) -> Generation:
+    generation = new_generation(n=n, arrived=100.0, clock=lambda: 104.5)
     for event in events:
         generation.take(event)
     return generation
@@ -405,6 +453,26 @@ def test_times_count_from_arrival() -> None:
     assert figures["time_to_first_token"] == 4.5  # by the daemon's own clock, when it passes on
     assert figures["time_per_output_token"] == 2.0
     assert (figures["cached_tokens"], figures["completion_tokens"]) == (2, 3)
+
+
+def test_times_of_several_sequences_are_each_its_own() -> None:
+    generation = timed(
+        Started(1, 5, 2, 101.0),
+        Token(1, "", 102.0, 0),
+        Token(1, "", 102.5, 1),
+        Token(1, "a", 103.0, 1),
+        Token(1, "b", 103.5, 0),
+        Finished(1, "", FinishReason.STOP, 1),
+        Token(1, "c", 106.0, 0),
+        n=2,
+    )
+    assert (generation.finish_reason, generation.completion_tokens) == (None, 5)
+    generation.take(Finished(1, "", FinishReason.LENGTH, 0))
+    assert generation.finish_reason is FinishReason.LENGTH
+    finished = generation._finished()
+    assert finished.token_gaps == (1.5, 2.5, 0.5)
+    assert (finished.prefill_s, finished.decode_s) == (1.0, 4.0)
+    assert finished.time_to_first_token == 4.5
 
 
 def test_figures_of_what_never_began_are_empty() -> None:

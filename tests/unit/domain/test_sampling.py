@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -20,7 +22,10 @@ BOUNDS: list[Bounds] = [
     ("temperature", [0, 0.0, 2], [-0.1, 2.1, "1", True]),
     ("top_p", [0.01, 1], [0, -1, 1.01, "1"]),
     ("top_k", [0, 1, 1000], [-1, 1001, 1.5, "50"]),
+    ("min_p", [0, 0.05, 1], [-0.1, 1.01, "0"]),
     ("repetition_penalty", [0.01, 1, 2], [0, -1, 2.01]),
+    ("presence_penalty", [-2, 0, 1.5, 2], [-2.01, 2.01, "1"]),
+    ("frequency_penalty", [-2, 0, 1.5, 2], [-2.01, 2.01, "1"]),
     ("seed", [0, -1, 2**63 - 1, -(2**63)], [2**63, 1.5, "7"]),
     ("stop", ["x", ["x"], ["x"] * 16, "x" * 256], ["", [], [""], ["x"] * 17, "x" * 257, 7]),
     ("ignore_eos", [True, False], [1, "yes"]),
@@ -35,9 +40,30 @@ OPENAI_BOUNDS: list[Bounds] = [
     *BOUNDS,
     ("min_tokens", [0, 100], [-1]),
     ("max_tokens", [1, 10**9], [0]),
-    ("n", [1], [0, 2]),
+    ("n", [1, 2, 128], [0, 129, 1.5]),
+    (
+        "logit_bias",
+        [{}, {"0": -100}, {"5": 100, "49151": 0.5}],
+        [{"x": 1}, {"05": 1}, {"-1": 1}, {"1.0": 1}, {"9" * 10: 1}, {"5": 101}, {"5": "1"}, [5]],
+    ),
     ("store", [False], [True]),
 ]
+TEXT_BOUNDS: list[Bounds] = [*OPENAI_BOUNDS, ("logprobs", [0, 5], [-1, 6, True])]
+CHAT_BOUNDS: list[Bounds] = [
+    *OPENAI_BOUNDS,
+    ("logprobs", [True, False], [1]),
+    ("top_logprobs", [0, 20], [-1, 21, True]),
+    ("max_completion_tokens", [1], [0]),
+]
+
+
+def text_body(**said: object) -> openai.CompletionRequest:
+    return msgspec.convert({"prompt": "x", **said}, openai.CompletionRequest)
+
+
+def chat_body(**said: object) -> openai.ChatRequest:
+    messages = [{"role": "user", "content": "x"}]
+    return msgspec.convert({"messages": messages, **said}, openai.ChatRequest)
 
 
 def rows(bounds: list[Bounds], good: bool) -> list[object]:
@@ -60,32 +86,80 @@ def test_the_specifications_body_refuses(name: str, value: object) -> None:
         msgspec.convert({"prompt": "x", name: value}, v0.CompletionBody)
 
 
-@pytest.mark.parametrize(("name", "value"), rows(OPENAI_BOUNDS, good=True))
+@pytest.mark.parametrize(("name", "value"), rows(TEXT_BOUNDS, good=True))
 def test_openais_body_takes(name: str, value: object) -> None:
-    body = msgspec.convert({"prompt": "x", name: value}, openai.CompletionRequest)
-    assert getattr(body, name) == value
+    assert getattr(text_body(**{name: value}), name) == value
 
 
-@pytest.mark.parametrize(("name", "value"), rows(OPENAI_BOUNDS, good=False))
+@pytest.mark.parametrize(("name", "value"), rows(TEXT_BOUNDS, good=False))
 def test_openais_body_refuses(name: str, value: object) -> None:
     with pytest.raises(msgspec.ValidationError, match=name):
-        msgspec.convert({"prompt": "x", name: value}, openai.CompletionRequest)
+        text_body(**{name: value})
 
 
-@pytest.mark.parametrize("schema", [v0.CompletionBody, openai.CompletionRequest])
-def test_a_parameter_that_is_not_honoured_is_refused_by_name(schema: type) -> None:
-    with pytest.raises(msgspec.ValidationError, match="unknown field `logit_bias`"):
-        msgspec.convert({"prompt": "x", "logit_bias": {}}, schema)
+@pytest.mark.parametrize(("name", "value"), rows(CHAT_BOUNDS, good=True))
+def test_openais_chat_body_takes(name: str, value: object) -> None:
+    assert getattr(chat_body(**{name: value}), name) == value
+
+
+@pytest.mark.parametrize(("name", "value"), rows(CHAT_BOUNDS, good=False))
+def test_openais_chat_body_refuses(name: str, value: object) -> None:
+    with pytest.raises(msgspec.ValidationError, match=name):
+        chat_body(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("schema", "name"),
+    [
+        (v0.CompletionBody, "n"),
+        (v0.CompletionBody, "logit_bias"),
+        (v0.CompletionBody, "logprobs"),
+        (v0.ParamsBody, "logit_bias"),
+        (v0.ParamsBody, "logprobs"),
+        (openai.CompletionRequest, "best_of"),
+        (openai.CompletionRequest, "top_logprobs"),
+        (openai.ChatRequest, "top_a"),
+    ],
+)
+def test_a_parameter_that_is_not_honoured_is_refused_by_name(schema: type, name: str) -> None:
+    with pytest.raises(msgspec.ValidationError, match=f"unknown field `{name}`"):
+        msgspec.convert({name: 1}, schema)
 
 
 def test_openais_words_become_ours() -> None:
-    body = msgspec.convert(
-        {"prompt": "x", "min_tokens": 2, "stop": "\n", "seed": 5, "top_k": 3},
-        openai.CompletionRequest,
-    )
-    params = resolve(body.options(max_tokens=9))
+    said = {"stop": "\n", "seed": 5, "top_k": 3, "min_p": 0.1, "logit_bias": {"5": -100, "7": 0.5}}
+    body = text_body(min_tokens=2, max_tokens=9, presence_penalty=1, frequency_penalty=-1, **said)
+    params = resolve(body.options())
     assert (params.min_length, params.max_length) == (2, 9)
-    assert (params.stop, params.seed, params.top_k) == (("\n",), 5, 3)
+    assert (params.stop, params.seed, params.top_k, params.min_p) == (("\n",), 5, 3, 0.1)
+    assert (params.presence_penalty, params.frequency_penalty) == (1, -1)
+    assert params.logit_bias == ((5, -100.0), (7, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("said", "limit"),
+    [({}, 2048), ({"max_tokens": 9}, 9), ({"max_tokens": 9, "max_completion_tokens": 3}, 3)],
+)
+def test_a_chats_limit_has_two_names(said: dict[str, object], limit: int) -> None:
+    assert resolve(chat_body(**said).options()).max_length == limit
+
+
+@pytest.mark.parametrize(
+    ("body", "logprobs"),
+    [
+        (text_body, None),
+        (lambda: text_body(logprobs=0), 0),
+        (lambda: text_body(logprobs=5), 5),
+        (chat_body, None),
+        (lambda: chat_body(logprobs=False), None),
+        (lambda: chat_body(logprobs=True), 0),
+        (lambda: chat_body(logprobs=True, top_logprobs=20), 20),
+    ],
+)
+def test_logprobs_are_computed_for_those_who_ask(
+    body: Callable[[], openai.CompletionRequest | openai.ChatRequest], logprobs: int | None
+) -> None:
+    assert resolve(body().options()).logprobs == logprobs
 
 
 def test_nothing_said_means_the_specifications_defaults() -> None:
@@ -94,6 +168,8 @@ def test_nothing_said_means_the_specifications_defaults() -> None:
     assert (params.temperature, params.top_p, params.top_k) == (0.7, 0.95, 50)
     assert (params.min_length, params.max_length, params.do_sample) == (0, 2048, True)
     assert (params.repetition_penalty, params.seed, params.stop) == (1.0, None, ())
+    assert (params.min_p, params.presence_penalty, params.frequency_penalty) == (0, 0, 0)
+    assert (params.logit_bias, params.logprobs) == ((), None)
 
 
 def test_the_last_layer_that_says_something_wins() -> None:
