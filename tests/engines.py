@@ -81,7 +81,9 @@ class FakeEngine:
             admitted, self._newcomers = self._newcomers, []
             return Step([Admitted(id, self._cached_tokens) for id in admitted])
         running = list(self._running.values())
-        return Step([self._advance(sequence, tokens) for sequence, tokens, _ in running], len(running))
+        return Step(
+            [self._advance(sequence, tokens) for sequence, tokens, _ in running], len(running)
+        )
 
     def _advance(self, sequence: Sequence, tokens: list[int]) -> Sampled | Broken:
         logits = np.zeros((1, self._vocabulary), dtype=np.float32)

@@ -51,9 +51,7 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _load(
-    load: Load, inbox: Inbox, channel: Channel, turnstile: Turnstile
-) -> tuple[Loop, Ready]:
+def _load(load: Load, inbox: Inbox, channel: Channel, turnstile: Turnstile) -> tuple[Loop, Ready]:
     # After the reader thread has begun: these imports take a while, and the daemon may die.
     from lemonade_serve.worker.engines.opening import open_engine
     from lemonade_serve.worker.vocabulary import Vocabulary

@@ -185,9 +185,7 @@ def test_a_sequence_says_the_same_when_its_prompt_is_known_already(
                 assert talk.cached[request] == len(prompt) - 2
 
 
-def test_a_seed_says_the_same_at_every_width(
-    engine: Engine, prompts: dict[int, list[int]]
-) -> None:
+def test_a_seed_says_the_same_at_every_width(engine: Engine, prompts: dict[int, list[int]]) -> None:
     some = {request: prompts[request] for request in range(0, PROMPTS, 4)}
     said = alone(engine, some, SEEDED)
     talk = together(engine, some, lambda: True, SEEDED)

@@ -122,9 +122,7 @@ class GenaiEngine:
 
     def start(self, group: Group) -> None:
         for sequence in group.sequences:
-            running = _Running(
-                sequence=sequence, prompt=list(group.prompt), needed=group.tokens
-            )
+            running = _Running(sequence=sequence, prompt=list(group.prompt), needed=group.tokens)
             self._running.append(running)
 
     def release(self, id: Id) -> None:

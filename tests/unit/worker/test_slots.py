@@ -113,7 +113,10 @@ def test_all_slots_together_never_hold_more_than_there_is(data: st.DataObject) -
             slots.leave(slot)
         else:
             prompt = data.draw(st.lists(token, min_size=1, max_size=60))
-            count, tokens = data.draw(st.integers(1, 3)), len(prompt) + data.draw(st.integers(1, 60))
+            count, tokens = (
+                data.draw(st.integers(1, 3)),
+                len(prompt) + data.draw(st.integers(1, 60)),
+            )
             if not slots.fit(count, tokens):
                 continue
             taken, given_back = slots.take(prompt, count, tokens)

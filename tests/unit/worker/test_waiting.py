@@ -36,7 +36,9 @@ def test_clients_take_turns_however_many_requests_one_has() -> None:
 
 
 def test_a_client_of_weight_two_has_two_turns_for_one() -> None:
-    waiting = queue(*((n, "heavy", 2.0) for n in range(40)), *((n, "b", 1.0) for n in range(40, 80)))
+    waiting = queue(
+        *((n, "heavy", 2.0) for n in range(40)), *((n, "b", 1.0) for n in range(40, 80))
+    )
     first = Counter("heavy" if request < 40 else "b" for request in served(waiting)[:30])
     assert first == {"heavy": 20, "b": 10}
 
