@@ -199,8 +199,8 @@ class DecoderGraph:
         layers = list(self._layers())
         wired = [(tuple(node.input[_PAST]), tuple(node.output[1:3])) for node in attentions]
         for past, present in layers:
-            readers = self._readers[past[0]] + self._readers[past[1]]
-            if (past, present) not in wired or len(readers) != 2 or readers[0] != readers[1]:
+            readers = [node for name in past + present for node in self._readers[name]]
+            if (past, present) not in wired or len(readers) != len(past):
                 raise Unfit(f"its {past[0]} does not go straight through a {_ATTENTION}")
         if len(attentions) != len(layers):
             raise Unfit(f"it has {len(attentions)} attentions and {len(layers)} caches")
