@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 from lemonade_serve.protocol.framing import encode
@@ -20,9 +21,10 @@ from lemonade_serve.protocol.messages import (
     ResolvedParams,
     TextPrompt,
     Token,
+    Work,
 )
 from lemonade_serve.settings import Worker
-from lemonade_serve.worker.engines.genai import GenaiEngine
+from lemonade_serve.worker.engines.opening import open_engine
 from lemonade_serve.worker.loop import Inbox, Loop
 from lemonade_serve.worker.vocabulary import Vocabulary
 
@@ -39,10 +41,11 @@ def main() -> None:
         execution_provider="cpu",
         threads=int(sys.argv[2]),
         sequence_slots=bounds.sequence_slots,
-        idle_sequences=bounds.idle_sequences,
+        kv_cache_tokens=bounds.kv_cache_tokens,
         prefill_chunk_tokens=bounds.prefill_chunk_tokens,
+        engine=bounds.engine,
     )
-    engine = GenaiEngine(load, context_length=vocabulary.context_length)
+    engine, _ = open_engine(load, context_length=vocabulary.context_length)
     inbox = Inbox()
     times: list[float] = []
 
@@ -54,13 +57,13 @@ def main() -> None:
             if any(isinstance(event, Finished) for event in report.events):
                 raise _Ended
 
-    loop = Loop(engine, vocabulary, inbox, send)
+    loop = Loop(engine, vocabulary, inbox, send, turn=nullcontext)
     for line in sys.stdin:
         prompt, new_tokens = json.loads(line)
         params = ResolvedParams(do_sample=False, max_length=new_tokens, ignore_eos=True)
         times.clear()
         began = time.perf_counter()
-        inbox.put(Generate(1, TextPrompt(prompt), params))
+        inbox.put(Generate(1, Work(TextPrompt(prompt), params)))
         try:
             loop.run()
         except _Ended:

@@ -1,4 +1,4 @@
-"""An engine that is a script, as real as its contract (`tests/contract/test_engine.py`) makes it."""
+"""A scripted engine, as real as its contract (`tests/contract/test_engine.py`) makes it."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class FakeEngine:
         self._script = script
         self._vocabulary = vocabulary
         self._sampler = Sampler(vocabulary)
-        self._slots = sequence_slots
-        self._kv_cache_tokens = kv_cache_tokens
+        self.sequence_slots = sequence_slots
+        self.kv_cache_tokens = kv_cache_tokens
         self._cached_tokens = cached_tokens
         self._newcomers: list[Id] = []
         self._running: dict[Id, tuple[Sequence, list[int], int]] = {}
@@ -60,7 +60,7 @@ class FakeEngine:
     def fits(self, group: Group) -> bool:
         count = len(group.sequences)
         needed = self.kv_tokens + count * group.tokens
-        return len(self._running) + count <= self._slots and needed <= self._kv_cache_tokens
+        return len(self._running) + count <= self.sequence_slots and needed <= self.kv_cache_tokens
 
     def start(self, group: Group) -> None:
         assert self.fits(group)

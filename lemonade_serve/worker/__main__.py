@@ -60,16 +60,7 @@ def _load(load: Load, inbox: Inbox, channel: Channel, turnstile: Turnstile) -> t
     vocabulary = Vocabulary(Path(load.path))
     engine, why = open_engine(load, context_length=vocabulary.context_length)
     ready = Ready(engine.name, why, time.monotonic() - began, engine.kv_cache_bytes)
-    loop = Loop(
-        engine,
-        vocabulary,
-        inbox,
-        channel.send,
-        sequence_slots=load.sequence_slots,
-        kv_cache_tokens=load.kv_cache_tokens,
-        turn=turnstile.turn,
-    )
-    return loop, ready
+    return Loop(engine, vocabulary, inbox, channel.send, turn=turnstile.turn), ready
 
 
 if __name__ == "__main__":

@@ -56,8 +56,7 @@ def read_into(inbox: Inbox, source: CommandSource) -> threading.Thread:
 
 class Loop:
     """Runs requests on the engine, for ever; each step's events leave as one frame. `turn` is held
-    while the engine computes. A request may have `sequence_slots` sequences, and all of them
-    together `kv_cache_tokens` tokens, prompts included."""
+    while the engine computes."""
 
     def __init__(
         self,
@@ -66,8 +65,6 @@ class Loop:
         inbox: Inbox,
         send: Callable[[Report], None],
         *,
-        sequence_slots: int,
-        kv_cache_tokens: int,
         turn: Turn,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -75,8 +72,6 @@ class Loop:
         self._vocabulary = vocabulary
         self._inbox = inbox
         self._send = send
-        self._sequence_slots = sequence_slots
-        self._kv_cache_tokens = kv_cache_tokens
         self._turn = turn
         self._clock = clock
         self._answers: dict[int, Answer] = {}
@@ -131,19 +126,19 @@ class Loop:
     def _room(self, command: Generate, prompt: list[int]) -> int:
         """How many tokens may follow the prompt in each sequence. Raises what can never be."""
         work, context = command.work, self._vocabulary.context_length
-        if work.n > self._sequence_slots:
+        if work.n > self._engine.sequence_slots:
             raise errors.InvalidRequest(
                 f"{work.n} sequences never run at once here: worker.sequence_slots is "
-                f"{self._sequence_slots}",
+                f"{self._engine.sequence_slots}",
                 param="n",
             )
-        share = self._kv_cache_tokens // work.n
+        share = self._engine.kv_cache_tokens // work.n
         room = min(context, share) - len(prompt)
         if room >= 1:
             return room
         bound = f"this model's context is {context}"
         if share < context:
-            bound = f"worker.kv_cache_tokens is {self._kv_cache_tokens}"
+            bound = f"worker.kv_cache_tokens is {self._engine.kv_cache_tokens}"
             bound += f" for {work.n} sequences" if work.n > 1 else ""
         raise errors.ContextLengthExceeded(
             f"the prompt has {len(prompt)} tokens; {bound}, and at least one is generated",

@@ -166,7 +166,7 @@ def expected(cache_dir: Path, prompts: dict[int, list[int]]) -> dict[int, list[i
 def test_a_sequence_says_the_same_among_others_that_join_and_leave(
     engine: Engine, prompts: dict[int, list[int]], expected: dict[int, list[int]]
 ) -> None:
-    choose = random.Random(5)
+    choose = random.Random(5)  # noqa: S311, a shuffle
     order = choose.sample(sorted(prompts), len(prompts))
     joins = lambda: choose.random() < choose.choice((0.1, 0.9))  # noqa: E731
     talk = together(engine, {request: prompts[request] for request in order}, joins)
@@ -223,9 +223,9 @@ def test_sequences_of_one_request_are_those_of_one_prompt(
         for event in engine.step().events:
             admitted += isinstance(event, Admitted)
             if isinstance(event, Sampled):
-                said[event.id.index].append(event.draw.token)
+                said[event.id.nth].append(event.draw.token)
                 # They leave at different times.
-                if len(said[event.id.index]) == NEW_TOKENS - event.id.index:
+                if len(said[event.id.nth]) == NEW_TOKENS - event.id.nth:
                     engine.release(event.id)
     assert admitted == 1
     for index, tokens in said.items():

@@ -247,7 +247,7 @@ def test_a_sequence_of_a_group_leaves_without_the_others(engine: Engine) -> None
         others = [index for index in range(SLOTS) if index != released]
         enough = lambda events, o=others: all(len(tokens(events, 1, i)) > 2 for i in o)  # noqa: E731
         events = stepped(engine, enough)
-        assert {event.id.index for event in events if isinstance(event, Sampled)} == set(others)
+        assert {event.id.nth for event in events if isinstance(event, Sampled)} == set(others)
         for index in others:
             engine.release(Id(1, index))
 

@@ -10,10 +10,10 @@ from lemonade_serve.worker.sampler import Draw, Drawing
 
 
 class Id(NamedTuple):
-    """A sequence: the request that it belongs to, and which of its sequences it is."""
+    """A sequence: the request that it belongs to, and the how-manieth of its sequences it is."""
 
     request: int
-    index: int
+    nth: int
 
 
 class Sequence(NamedTuple):
@@ -75,12 +75,18 @@ class Engine(Protocol):
 
     name: str
 
+    sequence_slots: int
+    """So many sequences run at once."""
+
+    kv_cache_tokens: int
+    """So many tokens, prompts included, they may come to hold together."""
+
     kv_cache_bytes: int
     """What its KV cache may come to take; its pages cost nothing until they are written to."""
 
     def fits(self, group: Group) -> bool:
-        """Whether there is room for a group now. One of no more sequences than there are sequence
-        slots, and of no more tokens than the KV cache has, fits when nothing else runs."""
+        """Whether there is room for a group now. One that is within the bounds fits when nothing
+        else runs."""
 
     def start(self, group: Group) -> None:
         """Begin a group that fits. Its first sequence is admitted when its prompt's turn comes."""

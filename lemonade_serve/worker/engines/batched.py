@@ -74,6 +74,8 @@ class BatchedEngine:
     name = "batched"
 
     def __init__(self, load: Load, decoder: Decoder, *, context_length: int) -> None:
+        self.sequence_slots = load.sequence_slots
+        self.kv_cache_tokens = load.kv_cache_tokens
         self._chunk = load.prefill_chunk_tokens
         self._slots = Slots(load.sequence_slots, load.kv_cache_tokens)
         self._reading: list[_Reading] = []

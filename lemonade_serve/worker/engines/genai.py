@@ -92,8 +92,8 @@ class GenaiEngine:
 
     def __init__(self, load: Load, *, context_length: int) -> None:
         self._context_length = context_length
-        self._slots = load.sequence_slots
-        self._capacity = load.kv_cache_tokens
+        self.sequence_slots = load.sequence_slots
+        self.kv_cache_tokens = load.kv_cache_tokens
         self._chunk = load.prefill_chunk_tokens
         self._running: deque[_Running] = deque()
         self._kept: list[_Cache] = []  # least recently used first
@@ -117,8 +117,8 @@ class GenaiEngine:
 
     def fits(self, group: Group) -> bool:
         count = len(group.sequences)
-        free = self._capacity - self.kv_tokens
-        return len(self._running) + count <= self._slots and count * group.tokens <= free
+        free = self.kv_cache_tokens - self.kv_tokens
+        return len(self._running) + count <= self.sequence_slots and count * group.tokens <= free
 
     def start(self, group: Group) -> None:
         for sequence in group.sequences:
@@ -130,7 +130,7 @@ class GenaiEngine:
             self._running.remove(running)
             if running.cache:
                 self._kept.append(running.cache)
-                self._shrink(self._capacity - self.kv_tokens)
+                self._shrink(self.kv_cache_tokens - self.kv_tokens)
 
     def step(self) -> Step:
         """Give whoever's turn it is a chunk or a token. One sequence's failure is not the
@@ -166,7 +166,7 @@ class GenaiEngine:
         running.cache = self._take(running) or self._make(running)
         known = len(running.cache.tokens)
         running.pending = running.prompt[known:]
-        if running.sequence.id.index:  # the first one of its group speaks for all
+        if running.sequence.id.nth:  # the first one of its group speaks for all
             return Step([])
         return Step([Admitted(running.sequence.id, known)])
 
@@ -203,7 +203,7 @@ class GenaiEngine:
 
     def _free(self, running: _Running) -> int:
         """Tokens of the KV cache that nobody else who runs has."""
-        return self._capacity - self.kv_tokens + running.held
+        return self.kv_cache_tokens - self.kv_tokens + running.held
 
     def _shrink(self, tokens: int) -> None:
         """Keep the caches of ended sequences within so many tokens; the oldest go."""

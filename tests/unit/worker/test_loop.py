@@ -74,8 +74,12 @@ class Conversation:
     ) -> None:
         self.vocabulary = vocabulary
         self.answer = answer
-        self.bounds = {"sequence_slots": sequence_slots, "kv_cache_tokens": kv_cache_tokens}
-        self.engine = FakeEngine(self._next, cached_tokens=1, **self.bounds)
+        self.engine = FakeEngine(
+            self._next,
+            sequence_slots=sequence_slots,
+            kv_cache_tokens=kv_cache_tokens,
+            cached_tokens=1,
+        )
         self.turns = 0
         self.inbox = FiniteInbox()
         self.frames: list[Events] = []
@@ -95,7 +99,6 @@ class Conversation:
             self.vocabulary,
             self.inbox,
             self._send,
-            **self.bounds,
             turn=self._turn,
             clock=FakeClock(),
         )
