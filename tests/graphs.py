@@ -22,7 +22,7 @@ _FLOATS: Final = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}
 _TOKENIZER: Final = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 _HEADS: Final = 4
-_HEAD_SIZE: Final = 16
+HEAD_SIZE: Final = 16
 _FEED_FORWARD: Final = 64
 _CONTEXT: Final = 2048
 
@@ -106,7 +106,7 @@ def config(plan: Plan) -> dict[str, Any]:
             "decoder": {
                 "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
                 "filename": "model.onnx",
-                "head_size": _HEAD_SIZE,
+                "head_size": HEAD_SIZE,
                 "hidden_size": plan.hidden,
                 "inputs": inputs,
                 "outputs": {
@@ -200,7 +200,7 @@ class _Builder:
         return self._add(f"{base}/Unsqueeze_1", "Unsqueeze", biases, self._constant([0, 1]))
 
     def _rotary_tables(self) -> None:
-        rates = 10000.0 ** (-np.arange(0, _HEAD_SIZE, 2) / _HEAD_SIZE)
+        rates = 10000.0 ** (-np.arange(0, HEAD_SIZE, 2) / HEAD_SIZE)
         angles = np.outer(np.arange(_CONTEXT), rates)
         for name, table in (("cos_cache", np.cos(angles)), ("sin_cache", np.sin(angles))):
             self._weights[name] = self._tensor(name, table)
@@ -211,7 +211,7 @@ class _Builder:
         plan, base = self._plan, f"/model/layers.{layer}"
         attended = self._attention(layer, normed, lengths)
         update = self._product(
-            attended, f"model.layers.{layer}.attn.o_proj", _HEADS * _HEAD_SIZE, plan.hidden
+            attended, f"model.layers.{layer}.attn.o_proj", _HEADS * HEAD_SIZE, plan.hidden
         )
         states, normed = self._add_and_norm(f"{base}/post_attention_layernorm", states, update)
         mlp = f"model.layers.{layer}.mlp"
@@ -230,7 +230,7 @@ class _Builder:
         query, key, value = self._query_key_value(layer, normed)
         past = [f"past_key_values.{layer}.{side}" for side in ("key", "value")]
         present = [f"present.{layer}.{side}" for side in ("key", "value")]
-        common = {"num_heads": _HEADS, "scale": _HEAD_SIZE**-0.5}
+        common = {"num_heads": _HEADS, "scale": HEAD_SIZE**-0.5}
         if not plan.grouped:
             name = f"{base}/MultiHeadAttention"
             inputs = [query, key, value, "", "", *lengths, *past]
@@ -254,7 +254,7 @@ class _Builder:
 
     def _query_key_value(self, layer: int, normed: str) -> tuple[str, str, str]:
         plan, weights = self._plan, f"model.layers.{layer}.attn"
-        sizes = [heads * _HEAD_SIZE for heads in (_HEADS, plan.kv_heads, plan.kv_heads)]
+        sizes = [heads * HEAD_SIZE for heads in (_HEADS, plan.kv_heads, plan.kv_heads)]
         if not plan.takes_positions:  # packed: attention splits it
             return self._product(normed, f"{weights}.qkv_proj", plan.hidden, sum(sizes)), "", ""
         query, key, value = (

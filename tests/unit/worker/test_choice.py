@@ -358,14 +358,20 @@ def test_each_attention_has_a_cache_of_its_own(examined: Callable[..., Choice]) 
 def test_rotary_tables_are_stored(examined: Callable[..., Choice]) -> None:
     def compute(graph: GraphProto) -> None:
         graph.node.insert(0, helper.make_node("Neg", ["cos_cache"], ["computed"]))
-        place = 7 if only(graph, "GroupQueryAttention").input[7] else None
-        if place is None:
-            only(graph, "RotaryEmbedding").input[2] = "computed"
-        else:
-            only(graph, "GroupQueryAttention").input[place] = "computed"
+        for node in graph.node:
+            if node.op_type in ("RotaryEmbedding", "GroupQueryAttention"):
+                node.input[:] = ["computed" if n == "cos_cache" else n for n in node.input]
 
     for plan in (Plan(), Plan(positions=True)):
         assert refused(examined(plan, compute)) == "its rotary tables are computed"
+
+
+def test_rows_are_as_long_as_the_mask_says(examined: Callable[..., Choice]) -> None:
+    def forget_to_subtract(graph: GraphProto) -> None:
+        only(graph, "Cast").input[0] = only(graph, "ReduceSum").output[0]
+
+    why = "the lengths of its rows are not those of its attention mask"
+    assert refused(examined(change=forget_to_subtract)) == why
 
 
 def test_attention_with_a_bias_is_not_taken(examined: Callable[..., Choice]) -> None:
@@ -461,6 +467,7 @@ def test_one_product_whose_lone_rows_differ_is_enough(examined: Callable[..., Ch
         set_attribute(only(graph, "MatMulNBits"), "accuracy_level", 4)
 
     assert taken(examined(Plan(bits=4), mix)).least_rows == 2
+    assert taken(examined(Plan(bits=4, accuracy_level=1))).least_rows == 2
     assert taken(examined(Plan(bits=4, accuracy_level=4))).least_rows == 1
 
 
