@@ -11,7 +11,7 @@ import pytest
 from lemonade_serve.protocol.messages import Load, ResolvedParams
 from lemonade_serve.worker.engines.base import Sampled, Sequence
 from lemonade_serve.worker.sampler import Sampler
-from tests import graphs
+from tests import tiny
 from tests.graphs import HEAD_SIZE, Plan
 
 PROMPT = [5, 100, 20, 511, 7, 300, 41, 8, 90, 250, 77, 19]
@@ -68,7 +68,7 @@ def said_by_onnxruntime_genai(directory: Path) -> list[int]:
 
 @pytest.mark.parametrize("plan", PLANS, ids=str)
 def test_a_tiny_decoder_says_the_same_on_both_runtimes(tmp_path: Path, plan: Plan) -> None:
-    directory = graphs.put(tmp_path / "made", plan)
+    directory = tiny.put(tmp_path / "made", plan)
     said = said_by_onnxruntime_genai(directory)
     assert said == said_by_onnxruntime(directory, plan)
     assert len(set(said)) > TOKENS // 2
