@@ -5,8 +5,6 @@ They say nonsense, the same at every run, and load wherever the builder's own fi
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -15,16 +13,12 @@ import numpy.typing as npt
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from tests import checkpoints
-
 MICROSOFT: Final = "com.microsoft"
 _FLOATS: Final = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}
-_TOKENIZER: Final = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-
-_HEADS: Final = 4
-_HEAD_SIZE: Final = 16
+HEADS: Final = 4
+HEAD_SIZE: Final = 16
 _FEED_FORWARD: Final = 64
-_CONTEXT: Final = 2048
+CONTEXT: Final = 2048
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,87 +44,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def kv_heads(self) -> int:
-        return 2 if self.grouped else _HEADS
+        return 2 if self.grouped else HEADS
 
     @property
     def takes_positions(self) -> bool:
         return self.positions or not self.grouped
-
-
-def put(directory: Path, plan: Plan) -> Path:
-    """A checkpoint, but for a tokenizer: all that engines read."""
-    directory.mkdir(parents=True)
-    model = build(plan)
-    onnx.save_model(
-        model,
-        str(directory / "model.onnx"),
-        save_as_external_data=True,
-        location="model.onnx.data",
-        size_threshold=0,
-    )
-    write_config(directory, config(plan))
-    return directory
-
-
-def put_with_tokenizer(directory: Path, plan: Plan, source: Path) -> Path:
-    """A whole checkpoint, which speaks with the tokenizer of another; `plan.vocabulary` is that
-    tokenizer's."""
-    put(directory, plan)
-    for name in _TOKENIZER:
-        (directory / name).hardlink_to((source / name).resolve())
-    said = json.loads((source / checkpoints.CONFIG).read_bytes())["model"]
-    ours = config(plan)
-    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        ours["model"][key] = said[key]
-    write_config(directory, ours)
-    return directory
-
-
-def write_config(directory: Path, content: dict[str, Any]) -> None:
-    (directory / checkpoints.CONFIG).write_text(json.dumps(content))
-
-
-def config(plan: Plan) -> dict[str, Any]:
-    inputs = {
-        "input_ids": "input_ids",
-        "attention_mask": "attention_mask",
-        "past_key_names": "past_key_values.%d.key",
-        "past_value_names": "past_key_values.%d.value",
-    }
-    if plan.takes_positions:
-        inputs["position_ids"] = "position_ids"
-    return {
-        "model": {
-            "bos_token_id": 1,
-            "context_length": _CONTEXT,
-            "decoder": {
-                "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
-                "filename": "model.onnx",
-                "head_size": _HEAD_SIZE,
-                "hidden_size": plan.hidden,
-                "inputs": inputs,
-                "outputs": {
-                    "logits": "logits",
-                    "present_key_names": "present.%d.key",
-                    "present_value_names": "present.%d.value",
-                },
-                "num_attention_heads": _HEADS,
-                "num_hidden_layers": plan.layers,
-                "num_key_value_heads": plan.kv_heads,
-            },
-            "eos_token_id": 2,
-            "pad_token_id": 2,
-            "type": "llama",
-            "vocab_size": plan.vocabulary,
-        },
-        "search": {
-            "do_sample": False,
-            "max_length": _CONTEXT,
-            "num_beams": 1,
-            "past_present_share_buffer": plan.grouped,
-            "top_k": 50,
-        },
-    }
 
 
 def build(plan: Plan) -> onnx.ModelProto:
@@ -200,8 +118,8 @@ class _Builder:
         return self._add(f"{base}/Unsqueeze_1", "Unsqueeze", biases, self._constant([0, 1]))
 
     def _rotary_tables(self) -> None:
-        rates = 10000.0 ** (-np.arange(0, _HEAD_SIZE, 2) / _HEAD_SIZE)
-        angles = np.outer(np.arange(_CONTEXT), rates)
+        rates = 10000.0 ** (-np.arange(0, HEAD_SIZE, 2) / HEAD_SIZE)
+        angles = np.outer(np.arange(CONTEXT), rates)
         for name, table in (("cos_cache", np.cos(angles)), ("sin_cache", np.sin(angles))):
             self._weights[name] = self._tensor(name, table)
 
@@ -211,7 +129,7 @@ class _Builder:
         plan, base = self._plan, f"/model/layers.{layer}"
         attended = self._attention(layer, normed, lengths)
         update = self._product(
-            attended, f"model.layers.{layer}.attn.o_proj", _HEADS * _HEAD_SIZE, plan.hidden
+            attended, f"model.layers.{layer}.attn.o_proj", HEADS * HEAD_SIZE, plan.hidden
         )
         states, normed = self._add_and_norm(f"{base}/post_attention_layernorm", states, update)
         mlp = f"model.layers.{layer}.mlp"
@@ -230,7 +148,7 @@ class _Builder:
         query, key, value = self._query_key_value(layer, normed)
         past = [f"past_key_values.{layer}.{side}" for side in ("key", "value")]
         present = [f"present.{layer}.{side}" for side in ("key", "value")]
-        common = {"num_heads": _HEADS, "scale": _HEAD_SIZE**-0.5}
+        common = {"num_heads": HEADS, "scale": HEAD_SIZE**-0.5}
         if not plan.grouped:
             name = f"{base}/MultiHeadAttention"
             inputs = [query, key, value, "", "", *lengths, *past]
@@ -254,7 +172,7 @@ class _Builder:
 
     def _query_key_value(self, layer: int, normed: str) -> tuple[str, str, str]:
         plan, weights = self._plan, f"model.layers.{layer}.attn"
-        sizes = [heads * _HEAD_SIZE for heads in (_HEADS, plan.kv_heads, plan.kv_heads)]
+        sizes = [heads * HEAD_SIZE for heads in (HEADS, plan.kv_heads, plan.kv_heads)]
         if not plan.takes_positions:  # packed: attention splits it
             return self._product(normed, f"{weights}.qkv_proj", plan.hidden, sum(sizes)), "", ""
         query, key, value = (

@@ -15,7 +15,7 @@ from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 from lemonade_serve.errors import ModelLoadError
 from lemonade_serve.worker.engines.choice import Choice, Decoder, examine
-from tests import checkpoints, graphs
+from tests import checkpoints, graphs, tiny
 from tests.graphs import MICROSOFT, Plan
 
 Change = Callable[[GraphProto], None]
@@ -41,13 +41,13 @@ def examined(tmp_path: Path) -> Callable[..., Choice]:
         configure: Callable[[dict[str, Any]], None] | None = None,
     ) -> Choice:
         plan = plan or Plan()
-        model, config = graphs.build(plan), graphs.config(plan)
+        model, config = graphs.build(plan), tiny.config(plan)
         if change is not None:
             change(model.graph)
         if configure is not None:
             configure(config["model"])
         onnx.save_model(model, str(tmp_path / "model.onnx"))
-        graphs.write_config(tmp_path, config)
+        tiny.write_config(tmp_path, config)
         return examine(tmp_path, "cpu")
 
     return examine_changed
@@ -84,7 +84,7 @@ def describe(graph: GraphProto, name: str) -> onnx.TypeProto.Tensor:
 def test_what_the_model_builder_makes_for_grouped_attention_is_taken(
     tmp_path: Path, plan: Plan
 ) -> None:
-    directory = graphs.put(tmp_path / "made", plan)
+    directory = tiny.put(tmp_path / "made", plan)
     choice = examine(directory, "cpu")
     assert choice.why == "GroupQueryAttention with shared past and present"
     assert choice.decoder == Decoder(
@@ -109,7 +109,7 @@ def test_what_the_model_builder_makes_for_grouped_attention_is_taken(
 
 @pytest.mark.parametrize("plan", [Plan(positions=True), Plan(dtype="float16")], ids=str)
 def test_what_is_said_of_a_decoder_is_how_it_runs(tmp_path: Path, plan: Plan) -> None:
-    decoder = taken(examine(graphs.put(tmp_path / "made", plan), "cpu"))
+    decoder = taken(examine(tiny.put(tmp_path / "made", plan), "cpu"))
     session = ort.InferenceSession(str(decoder.model), providers=["CPUExecutionProvider"])
     rows, tokens, capacity = 2, 3, 8
     cache = np.zeros((rows, decoder.kv_heads, capacity, decoder.head_size), decoder.cache_dtype)
@@ -133,7 +133,7 @@ def test_what_the_importer_makes_is_taken(cache_dir: Path) -> None:
 
 
 def test_only_a_cpu_will_do(tmp_path: Path) -> None:
-    directory = graphs.put(tmp_path / "made", Plan())
+    directory = tiny.put(tmp_path / "made", Plan())
     assert refused(examine(directory, "OpenVINO")) == "it runs on OpenVINO, not on cpu"
 
 
@@ -162,7 +162,7 @@ def test_a_cache_that_slides_is_not_taken(examined: Callable[..., Choice]) -> No
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_another_attention_is_not_taken(tmp_path: Path, dtype: str) -> None:
-    directory = graphs.put(tmp_path / "made", Plan(grouped=False, dtype=dtype))
+    directory = tiny.put(tmp_path / "made", Plan(grouped=False, dtype=dtype))
     assert refused(examine(directory, "cpu")) == "its attention is MultiHeadAttention"
 
 
@@ -358,14 +358,20 @@ def test_each_attention_has_a_cache_of_its_own(examined: Callable[..., Choice]) 
 def test_rotary_tables_are_stored(examined: Callable[..., Choice]) -> None:
     def compute(graph: GraphProto) -> None:
         graph.node.insert(0, helper.make_node("Neg", ["cos_cache"], ["computed"]))
-        place = 7 if only(graph, "GroupQueryAttention").input[7] else None
-        if place is None:
-            only(graph, "RotaryEmbedding").input[2] = "computed"
-        else:
-            only(graph, "GroupQueryAttention").input[place] = "computed"
+        for node in graph.node:
+            if node.op_type in ("RotaryEmbedding", "GroupQueryAttention"):
+                node.input[:] = ["computed" if n == "cos_cache" else n for n in node.input]
 
     for plan in (Plan(), Plan(positions=True)):
         assert refused(examined(plan, compute)) == "its rotary tables are computed"
+
+
+def test_rows_are_as_long_as_the_mask_says(examined: Callable[..., Choice]) -> None:
+    def forget_to_subtract(graph: GraphProto) -> None:
+        only(graph, "Sub").op_type = "Mul"  # by one
+
+    why = "the lengths of its rows are not those of its attention mask"
+    assert refused(examined(change=forget_to_subtract)) == why
 
 
 def test_attention_with_a_bias_is_not_taken(examined: Callable[..., Choice]) -> None:
@@ -461,6 +467,7 @@ def test_one_product_whose_lone_rows_differ_is_enough(examined: Callable[..., Ch
         set_attribute(only(graph, "MatMulNBits"), "accuracy_level", 4)
 
     assert taken(examined(Plan(bits=4), mix)).least_rows == 2
+    assert taken(examined(Plan(bits=4, accuracy_level=1))).least_rows == 2
     assert taken(examined(Plan(bits=4, accuracy_level=4))).least_rows == 1
 
 
@@ -468,7 +475,7 @@ def test_one_product_whose_lone_rows_differ_is_enough(examined: Callable[..., Ch
 def test_a_configuration_that_is_none_is_a_load_error(
     tmp_path: Path, content: bytes | None
 ) -> None:
-    directory = graphs.put(tmp_path / "made", Plan())
+    directory = tiny.put(tmp_path / "made", Plan())
     (directory / "genai_config.json").unlink()
     if content is not None:
         (directory / "genai_config.json").write_bytes(content)
@@ -478,7 +485,7 @@ def test_a_configuration_that_is_none_is_a_load_error(
 
 @pytest.mark.parametrize("content", [None, b"not a graph", b"\xff" * 64])
 def test_what_is_no_onnx_file_is_a_load_error(tmp_path: Path, content: bytes | None) -> None:
-    directory = graphs.put(tmp_path / "made", Plan())
+    directory = tiny.put(tmp_path / "made", Plan())
     (directory / "model.onnx").unlink()
     if content is not None:
         (directory / "model.onnx").write_bytes(content)
@@ -487,17 +494,17 @@ def test_what_is_no_onnx_file_is_a_load_error(tmp_path: Path, content: bytes | N
 
 
 def test_weights_are_not_read(tmp_path: Path) -> None:
-    directory = graphs.put(tmp_path / "made", Plan())
+    directory = tiny.put(tmp_path / "made", Plan())
     (directory / "model.onnx.data").unlink()
     taken(examine(directory, "cpu"))
 
 
 def test_the_file_is_the_configurations(tmp_path: Path) -> None:
-    directory = graphs.put(tmp_path / "made", Plan())
+    directory = tiny.put(tmp_path / "made", Plan())
     (directory / "model.onnx").rename(directory / "decoder.onnx")
     config = json.loads((directory / checkpoints.CONFIG).read_bytes())
     config["model"]["decoder"]["filename"] = "decoder.onnx"
-    graphs.write_config(directory, config)
+    tiny.write_config(directory, config)
     assert taken(examine(directory, "cpu")).model == directory / "decoder.onnx"
 
 
