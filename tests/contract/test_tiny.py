@@ -8,9 +8,13 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from lemonade_serve import errors
 from lemonade_serve.protocol.messages import Load, ResolvedParams
-from lemonade_serve.worker.engines.base import Sampled, Sequence
-from lemonade_serve.worker.sampler import Sampler
+from lemonade_serve.worker.engines import base
+from lemonade_serve.worker.engines.base import Engine, Group, Id, Sampled
+from lemonade_serve.worker.engines.choice import examine
+from lemonade_serve.worker.engines.opening import open_engine
+from lemonade_serve.worker.sampler import Drawing
 from tests import tiny
 from tests.graphs import HEAD_SIZE, Plan
 
@@ -47,28 +51,70 @@ def said_by_onnxruntime(directory: Path, plan: Plan) -> list[int]:
     return tokens[len(PROMPT) :]
 
 
-def said_by_onnxruntime_genai(directory: Path) -> list[int]:
-    from lemonade_serve.worker.engines.genai import GenaiEngine
-
-    load = Load(
-        path=str(directory),
-        execution_provider="cpu",
-        threads=1,
-        sequence_slots=1,
-        idle_sequences=0,
-        prefill_chunk_tokens=64,
+def load(directory: Path, engine: str) -> Engine:
+    made, _ = open_engine(
+        Load(
+            path=str(directory),
+            execution_provider="cpu",
+            threads=1,
+            sequence_slots=4,
+            kv_cache_tokens=256,
+            prefill_chunk_tokens=16,
+            engine=engine,
+        ),
+        context_length=64,
     )
-    engine = GenaiEngine(load, context_length=64)
-    sampler = Sampler(ResolvedParams(temperature=0.0), PROMPT, frozenset())
-    engine.submit(Sequence(1, list(PROMPT), TOKENS, sampler))
-    steps = [step for _ in range(TOKENS + 1) for step in engine.step()]
-    engine.release(1)
-    return [step.token for step in steps if isinstance(step, Sampled)]
+    return made
+
+
+def said_by(engine: Engine, prompts: dict[int, list[int]]) -> dict[int, list[int]]:
+    """By each of the prompts, the next of which joins with every step."""
+    waiting, said = list(prompts.items()), {request: list[int]() for request in prompts}
+    while waiting or not engine.idle:
+        if waiting:
+            request, prompt = waiting.pop()
+            drawing = Drawing(ResolvedParams(temperature=0.0), prompt, frozenset())
+            engine.start(Group(prompt, TOKENS, [base.Sequence(Id(request, 0), drawing)]))
+        for event in engine.step().events:
+            if isinstance(event, Sampled):
+                said[event.id.request].append(event.draw.token)
+                if len(said[event.id.request]) == TOKENS:
+                    engine.release(event.id)
+    return said
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=str)
 def test_a_tiny_decoder_says_the_same_on_both_runtimes(tmp_path: Path, plan: Plan) -> None:
     directory = tiny.put(tmp_path / "made", plan)
-    said = said_by_onnxruntime_genai(directory)
+    said = said_by(load(directory, "onnxruntime-genai"), {0: PROMPT})[0]
     assert said == said_by_onnxruntime(directory, plan)
     assert len(set(said)) > TOKENS // 2
+
+
+@pytest.mark.parametrize("plan", [plan for plan in PLANS if plan.grouped], ids=str)
+def test_a_tiny_decoder_says_the_same_batched_alone_and_among_others(
+    tmp_path: Path, plan: Plan
+) -> None:
+    directory = tiny.put(tmp_path / "made", plan)
+    engine = load(directory, "auto")
+    assert engine.name == "batched"
+    prompts = {n: [30 + n, *PROMPT[: n + 3]] for n in range(4)}
+    alone = {n: said_by(engine, {n: prompt})[n] for n, prompt in prompts.items()}
+    assert said_by(load(directory, "auto"), prompts) == alone
+    assert said_by(engine, prompts) == alone
+    genai = load(directory, "onnxruntime-genai")
+    assert {n: said_by(genai, {n: prompt})[n] for n, prompt in prompts.items()} == alone
+
+
+def test_a_row_that_would_be_rounded_differently_alone_never_is(tmp_path: Path) -> None:
+    plan = Plan(dtype="float16", bits=4)
+    decoder, _ = examine(tiny.put(tmp_path / "made", plan), "cpu")
+    assert decoder is not None
+    assert decoder.least_rows == 2
+
+
+def test_what_the_batched_engine_cannot_serve_says_why_when_it_has_to(tmp_path: Path) -> None:
+    directory = tiny.put(tmp_path / "made", Plan(grouped=False))
+    assert load(directory, "auto").name == "onnxruntime-genai"
+    with pytest.raises(errors.ModelLoadError, match="its attention is MultiHeadAttention"):
+        load(directory, "batched")

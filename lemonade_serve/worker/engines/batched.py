@@ -77,7 +77,6 @@ class BatchedEngine:
         self.sequence_slots = load.sequence_slots
         self.kv_cache_tokens = load.kv_cache_tokens
         self._chunk = load.prefill_chunk_tokens
-        self._slots = Slots(load.sequence_slots, load.kv_cache_tokens)
         self._reading: list[_Reading] = []
         self._decoding: list[_Running] = []
         """By row."""
@@ -89,6 +88,9 @@ class BatchedEngine:
                 threads=load.threads,
                 rows=load.sequence_slots,
                 capacity=min(context_length, load.kv_cache_tokens),
+            )
+            self._slots = Slots(
+                load.sequence_slots, load.kv_cache_tokens, first_row=self._runner.first
             )
             self._warm_up()
         except Exception as error:  # native code raises anything, std::bad_alloc included
@@ -118,9 +120,9 @@ class BatchedEngine:
 
     def release(self, id: Id) -> None:
         for running in [r for r in self._decoding if r.sequence.id == id]:
-            row, last = running.slot.row, self._decoding[-1]
-            self._move(last.slot, row)
-            self._decoding[row] = last
+            place, last = self._decoding.index(running), self._decoding[-1]
+            self._move(last.slot, running.slot.row)
+            self._decoding[place] = last
             self._decoding.pop()
             self._slots.leave(running.slot)
         for reading in self._reading:
@@ -145,7 +147,7 @@ class BatchedEngine:
         def run() -> list[Event]:
             tokens = np.array([[r.pending] for r in running])
             lengths = np.array([len(r.slot.tokens) for r in running])
-            logits = self._runner.run(0, tokens, lengths)
+            logits = self._runner.run(self._runner.first, tokens, lengths)
             for one in running:
                 one.slot.extend([one.pending])
             return self._sample(running, logits)
@@ -174,7 +176,7 @@ class BatchedEngine:
             self._copy(slot, other.slot, len(reading.prompt))
         logits = np.repeat(logits, len(reading.running), axis=0)
         for running in reading.running:
-            self._move(running.slot, len(self._decoding))
+            self._move(running.slot, self._runner.first + len(self._decoding))
             self._decoding.append(running)
         return events + self._sample(reading.running, logits)
 
@@ -246,6 +248,7 @@ class BatchedEngine:
 
     def _warm_up(self) -> None:
         """A chunk and a step of the model, before anyone waits for them."""
-        self._runner.run(0, np.zeros((1, 2), np.int64), np.array([0]))
-        self._runner.run(0, np.zeros((1, 1), np.int64), np.array([2]))
-        self._runner.cache.give_back(0)
+        row = self._runner.first
+        self._runner.run(row, np.zeros((1, 2), np.int64), np.array([0]))
+        self._runner.run(row, np.zeros((1, 1), np.int64), np.array([2]))
+        self._runner.cache.give_back(row)

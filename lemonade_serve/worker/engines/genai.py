@@ -79,8 +79,8 @@ class _Config(msgspec.Struct):
 
 
 class GenaiEngine:
-    """Serves the checkpoint that `load` says, of `context_length` tokens. Its `execution_provider` is onnxruntime-genai's name
-    of one, or `cpu`.
+    """Serves the checkpoint that `load` says, of `context_length` tokens. Its `execution_provider`
+    is onnxruntime-genai's name of one, or `cpu`.
 
     At most `sequence_slots` sequences run at once, in turn. A prompt is read
     `prefill_chunk_tokens` at a time, between other sequences' tokens, and for each sequence of a

@@ -21,8 +21,9 @@ _OPTIONS: Final = {
 class Runner:
     """Runs `decoder` with so many threads; `rows` sequences of `capacity` tokens have a place.
 
-    Raises what ONNX Runtime raises: RuntimeError and its kin, of which some mean that there is no
-    memory.
+    Where one row alone would be rounded differently than among others, a row of no sequence comes
+    along with the first one. Raises what ONNX Runtime raises: RuntimeError and its kin, of which
+    some mean that there is no memory.
     """
 
     def __init__(self, decoder: Decoder, *, threads: int, rows: int, capacity: int) -> None:
@@ -36,22 +37,33 @@ class Runner:
             str(decoder.model), options, providers=["CPUExecutionProvider"]
         )
         self._decoder = decoder
-        self._cache_dtype = np.dtype(decoder.cache_dtype)
+        self._companions = decoder.least_rows - 1
         self.cache = KvCache(
             layers=len(decoder.past_keys),
-            rows=rows,
+            rows=rows + self._companions,
             heads=decoder.kv_heads,
             capacity=capacity,
             head_size=decoder.head_size,
-            dtype=self._cache_dtype,
+            dtype=np.dtype(decoder.cache_dtype),
         )
+        self.first = self._companions
+        """The first sequence's row of the cache."""
         self._bindings: dict[tuple[int, int], Any] = {}
-        self._logits = np.empty((rows, 1, decoder.vocabulary), decoder.logits_dtype)
+        self._logits = np.empty(
+            (rows + self._companions, 1, decoder.vocabulary), decoder.logits_dtype
+        )
 
     def run(self, first: int, tokens: NDArray[np.int64], lengths: NDArray[np.int64]) -> Logits:
         """Read `tokens` (rows, positions) into the rows from `first` on, row i of which holds
         `lengths[i]` tokens; returns the logits of each row's last position, which the next run
         overwrites."""
+        if tokens.size == 1 and first == self.first and self._companions:
+            alone = np.zeros((self._companions, 1), np.int64)
+            tokens, lengths = np.vstack([alone, tokens]), np.append(alone, lengths)
+            return self._run(0, tokens, lengths)[self._companions :]
+        return self._run(first, tokens, lengths)
+
+    def _run(self, first: int, tokens: NDArray[np.int64], lengths: NDArray[np.int64]) -> Logits:
         rows, positions = tokens.shape
         binding = self._binding(first, rows)
         ends = lengths + positions

@@ -45,9 +45,10 @@ class Slot:
 class Slots:
     """`count` slots, all of which together hold at most `capacity` tokens."""
 
-    def __init__(self, count: int, capacity: int) -> None:
-        self._slots = [Slot(row=row) for row in range(count)]
+    def __init__(self, count: int, capacity: int, *, first_row: int = 0) -> None:
+        self._slots = [Slot(row=first_row + n) for n in range(count)]
         """By row."""
+        self._first_row = first_row
         self._capacity = capacity
         self._clock = itertools.count(1)
 
@@ -57,13 +58,14 @@ class Slots:
         return sum(slot.held for slot in self._slots if not slot.idle)
 
     def at(self, row: int) -> Slot:
-        return self._slots[row]
+        return self._slots[row - self._first_row]
 
     def exchange(self, one: int, other: int) -> None:
         """Two rows have changed places."""
+        a, b = one - self._first_row, other - self._first_row
         slots = self._slots
-        slots[one], slots[other] = slots[other], slots[one]
-        slots[one].row, slots[other].row = one, other
+        slots[a], slots[b] = slots[b], slots[a]
+        slots[a].row, slots[b].row = one, other
 
     def fit(self, count: int, tokens: int) -> bool:
         """Whether `count` sequences of so many tokens can have slots."""
