@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import openai
@@ -119,6 +121,188 @@ def test_the_same_seed_gives_the_same_text(client: openai.OpenAI) -> None:
     assert len({complete(seed) for seed in range(4)}) > 1
 
 
+class TestSeveralChoices:
+    """Three ways to go on with one prompt."""
+
+    WILD = {  # noqa: RUF012, of keywords for the client
+        "model": MODEL,
+        "prompt": "Once upon a time",
+        "max_tokens": 16,
+        "temperature": 1.5,
+        "seed": 7,
+    }
+
+    def test_they_come_in_order_and_the_prompt_counts_once(self, client: openai.OpenAI) -> None:
+        one = client.completions.create(**self.WILD)
+        three = client.completions.create(**self.WILD, n=3)
+        assert [choice.index for choice in three.choices] == [0, 1, 2]
+        assert len({choice.text for choice in three.choices}) == 3
+        assert one.usage is not None
+        assert three.usage is not None
+        assert three.usage.prompt_tokens == one.usage.prompt_tokens
+        assert three.usage.completion_tokens <= 3 * 16
+        assert three.usage.completion_tokens > one.usage.completion_tokens
+
+    def test_the_same_seed_gives_the_same_three(self, client: openai.OpenAI) -> None:
+        def texts(seed: int) -> list[str]:
+            answer = client.completions.create(**{**self.WILD, "seed": seed}, n=3)
+            return [choice.text for choice in answer.choices]
+
+        assert texts(7) == texts(7) != texts(8)
+
+    def test_a_stream_of_them_says_what_the_whole_says(self, client: openai.OpenAI) -> None:
+        whole = client.completions.create(**self.WILD, n=3)
+        options = {"include_usage": True}
+        *chunks, last = client.completions.create(
+            **self.WILD, n=3, stream=True, stream_options=options
+        )
+        texts, reasons = ["", "", ""], {}
+        for choice in (chunk.choices[0] for chunk in chunks):
+            assert choice.index not in reasons
+            texts[choice.index] += choice.text
+            if choice.finish_reason:
+                reasons[choice.index] = choice.finish_reason
+        assert texts == [choice.text for choice in whole.choices]
+        assert reasons == {choice.index: choice.finish_reason for choice in whole.choices}
+        assert (last.choices, last.usage.completion_tokens) == (
+            [],
+            whole.usage.completion_tokens if whole.usage else None,
+        )
+
+    def test_each_of_a_chat_has_a_role_first_and_a_reason_last(self, client: openai.OpenAI) -> None:
+        said: dict[str, Any] = {
+            "model": MODEL,
+            "messages": [{"role": "user", "content": "Tell me a very short story."}],
+            "max_tokens": 12,
+            "seed": 1,
+            "n": 3,
+        }
+        whole = client.chat.completions.create(**said)
+        chunks = list(client.chat.completions.create(**said, stream=True))
+        for index, expected in enumerate(whole.choices):
+            own = [c.choices[0] for c in chunks if c.choices[0].index == index]
+            assert [choice.delta.role for choice in own] == ["assistant", *[None] * (len(own) - 1)]
+            assert "".join(c.delta.content or "" for c in own) == expected.message.content
+            assert [c.finish_reason for c in own if c.finish_reason] == [expected.finish_reason]
+            assert own[-1].finish_reason
+
+    def test_they_end_each_at_its_own_time(self, client: openai.OpenAI) -> None:
+        answer = client.completions.create(
+            **{**self.WILD, "max_tokens": 64}, n=4, stop=[".", ",", "!"]
+        )
+        assert len({len(choice.text) for choice in answer.choices}) > 1
+        assert not [c for c in answer.choices if set(c.text) & set(".,!")]
+
+
+class TestLogprobs:
+    """What the model makes of its tokens, whatever the parameters."""
+
+    PLAIN = {  # noqa: RUF012, of keywords for the client
+        "model": MODEL,
+        "prompt": "The capital of France is",
+        "max_tokens": 8,
+        "temperature": 0,
+    }
+
+    def test_a_completion_has_them_for_every_token(self, client: openai.OpenAI) -> None:
+        answer = client.completions.create(**self.PLAIN, logprobs=3)
+        (choice,) = answer.choices
+        told = choice.logprobs
+        assert told is not None
+        assert told.tokens is not None
+        assert told.token_logprobs is not None
+        assert told.top_logprobs is not None
+        assert told.text_offset is not None
+        assert answer.usage is not None
+        assert len(told.tokens) == answer.usage.completion_tokens == 8
+        assert "".join(told.tokens) == choice.text
+        for token, logprob, likely, offset in zip(
+            told.tokens, told.token_logprobs, told.top_logprobs, told.text_offset, strict=True
+        ):
+            assert choice.text[offset:].startswith(token)
+            assert likely[token] == logprob == max(likely.values()) <= 0
+            assert len(likely) == 3
+            assert sum(map(math.exp, likely.values())) <= 1 + 1e-6
+
+    def test_they_are_of_the_model_and_not_of_the_parameters(self, client: openai.OpenAI) -> None:
+        def first(**said: Any) -> float:
+            answer = client.completions.create(**{**self.PLAIN, **said}, logprobs=0)
+            assert answer.choices[0].logprobs is not None
+            assert answer.choices[0].logprobs.token_logprobs is not None
+            return answer.choices[0].logprobs.token_logprobs[0]
+
+        assert first(temperature=1.5, extra_body={"top_k": 1}) == pytest.approx(first(), abs=1e-4)
+
+    def test_a_stream_brings_the_same(self, client: openai.OpenAI) -> None:
+        whole = client.completions.create(**self.PLAIN, logprobs=2)
+        assert whole.choices[0].logprobs is not None
+        chunks = client.completions.create(**self.PLAIN, logprobs=2, stream=True)
+        told = [chunk.choices[0].logprobs for chunk in chunks if chunk.choices[0].logprobs]
+        for name in ("tokens", "text_offset"):
+            streamed = [one for part in told for one in getattr(part, name)]
+            assert streamed == getattr(whole.choices[0].logprobs, name)
+
+    def test_a_chat_has_the_bytes_of_every_token(self, client: openai.OpenAI) -> None:
+        answer = client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": "Repeat this: \U0001f34b\u4f60\u597d"}],
+            temperature=0,
+            max_tokens=12,
+            logprobs=True,
+            top_logprobs=2,
+        )
+        (choice,) = answer.choices
+        assert choice.logprobs is not None
+        tokens = choice.logprobs.content or []
+        assert answer.usage is not None
+        assert len(tokens) == answer.usage.completion_tokens
+        assert all(len(token.top_logprobs) == 2 for token in tokens)
+        assert all(token.logprob == token.top_logprobs[0].logprob for token in tokens)
+        told = bytes(byte for token in tokens for byte in token.bytes or [])
+        assert told.decode(errors="replace").startswith(choice.message.content or "nothing")
+
+    def test_who_asks_for_none_gets_none(self, client: openai.OpenAI) -> None:
+        assert client.completions.create(**self.PLAIN).choices[0].logprobs is None
+
+    def test_likely_tokens_alone_are_refused(self, client: openai.OpenAI) -> None:
+        with pytest.raises(openai.BadRequestError) as refused:
+            client.chat.completions.create(
+                model=MODEL, messages=[{"role": "user", "content": "x"}], top_logprobs=2
+            )
+        assert refused.value.param == "top_logprobs"
+
+
+def test_a_bias_bans_a_token_and_forces_another(client: openai.OpenAI) -> None:
+    def text(bias: dict[str, int]) -> str:
+        answer = client.completions.create(
+            model=MODEL,
+            prompt="The capital of France is",
+            max_tokens=3,
+            temperature=0,
+            logit_bias=bias,
+        )
+        return answer.choices[0].text
+
+    assert text({"4649": 100}) == " France France France"
+    assert "Paris" in text({})
+    assert "Paris" not in text({"7042": -100, "2860": -100})  # " Paris" and " Par"
+
+
+@pytest.mark.parametrize(
+    "penalty", [{"presence_penalty": 2}, {"frequency_penalty": 2}, {"frequency_penalty": -2}]
+)
+def test_a_penalty_changes_what_is_said_again(
+    client: openai.OpenAI, penalty: dict[str, Any]
+) -> None:
+    def text(**said: Any) -> str:
+        answer = client.completions.create(
+            model=MODEL, prompt="Once upon a time", max_tokens=48, temperature=0, **said
+        )
+        return answer.choices[0].text
+
+    assert text(**penalty) == text(**penalty) != text()
+
+
 def test_token_ids_are_a_prompt(client: openai.OpenAI) -> None:
     # "The capital of France is", as SmolLM2's tokenizer writes it.
     ids = [504, 3575, 282, 4649, 314]
@@ -190,8 +374,17 @@ def test_errors_are_of_the_package_s_own_classes(client: openai.OpenAI) -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        {"n": 2},
-        {"logprobs": 1},
+        {"n": 0},
+        {"n": 129},
+        {"n": 128, "max_tokens": 1000},
+        {"best_of": 2},
+        {"logprobs": 6},
+        {"top_logprobs": 1},
+        {"logit_bias": {"x": 1}},
+        {"logit_bias": {"5": 101}},
+        {"presence_penalty": 2.1},
+        {"frequency_penalty": -2.1},
+        {"min_p": 1.1},
         {"store": True},
         {"prompt": ["two", "prompts"]},
         {"prompt": [1, "mixed"]},

@@ -25,6 +25,7 @@ from tests.gallery import CUT, PAIR, SHORT, TWIN, Gallery
 
 PATH = "/api/v0/completions"
 PING = ": ping"
+QUEUED = ": queued, 0 ahead"
 DONE = "data: [DONE]"
 STORY = {"model": MODEL, "prompt": "Once upon a time", "max_length": 1000, "ignore_eos": True}
 
@@ -41,13 +42,13 @@ class Answer:
         return next(self._lines)
 
     def data(self) -> Any:
-        """The first event that is not a ping."""
-        while (line := self.line()) == PING:
+        """The first event that is not a comment."""
+        while (line := self.line()).startswith(":"):
             pass
         return json.loads(line.removeprefix("data: "))
 
     def rest(self) -> list[str]:
-        return [line for line in self._lines if line != PING]
+        return [line for line in self._lines if not line.startswith(":")]
 
     def leave(self) -> None:
         self._response.close()
@@ -98,12 +99,14 @@ def patient(gallery: Gallery, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield daemon
 
 
-def test_pings_come_while_a_request_waits_for_its_turn(daemon: Daemon) -> None:
+def test_comments_say_who_is_ahead_while_a_request_waits_for_its_turn(daemon: Daemon) -> None:
     waits = doing(daemon, MODEL, requests_running=1, requests_waiting=1)
     with streaming(daemon, **STORY) as first, streaming(daemon, max_length=1) as second:
         first.data()
         eventually(waits)
-        assert [second.line() for _ in range(5)] == [PING] * 5
+        while second.line() != QUEUED:
+            pass
+        assert [second.line() for _ in range(5)] == [QUEUED] * 5
         assert waits()
         first.leave()
         assert second.rest()[-1] == DONE
