@@ -62,14 +62,15 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def save(
-    about: str, given: argparse.Namespace, checkpoint: CheckpointInfo, **figures: object
+    about: str, given: argparse.Namespace, checkpoint: CheckpointInfo | None, **figures: object
 ) -> None:
-    """Beside what has to be said of the machine and the code."""
+    """Beside what has to be said of the machine and the code. No checkpoint: a server that ran
+    already has its own."""
     result = {
         "about": about.splitlines()[0],
         "machine": provenance(),
         "seed": given.seed,
-        "checkpoint": {"name": checkpoint.name, "dtype": checkpoint.dtype},
+        "checkpoint": checkpoint and {"name": checkpoint.name, "dtype": checkpoint.dtype},
         **figures,
     }
     given.output.parent.mkdir(parents=True, exist_ok=True)
