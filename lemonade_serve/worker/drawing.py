@@ -33,8 +33,7 @@ class Drawing:
     """One sequence's part in it: parameters, random numbers, what it has said.
 
     `index` says which of the request's sequences it is; they differ by their seeds. `eos_ids` are
-    held at bay until `min_length` tokens are drawn, or the mask allows nothing else. A bias for a
-    token that the vocabulary lacks is none.
+    held at bay until `min_length` tokens are drawn, or the mask allows nothing else.
     """
 
     def __init__(
@@ -74,9 +73,7 @@ class Drawing:
     def adjust(self, logits: _Row) -> None:
         """All steps up to the mask. Raises GenerationFailed if guidance does."""
         if self._biases.size:
-            known = (self._bias_ids >= 0) & (self._bias_ids < logits.size)
-            ids = self._bias_ids[known]
-            _put(logits, ids, logits[ids] + self._biases[known])
+            _put(logits, self._bias_ids, logits[self._bias_ids] + self._biases)
         if self._history is not None:
             self._penalise(logits, self._history)
         self._forbid(logits)

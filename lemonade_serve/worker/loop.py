@@ -21,6 +21,7 @@ from lemonade_serve.protocol.messages import (
     Generate,
     Queued,
     Report,
+    ResolvedParams,
     Started,
 )
 from lemonade_serve.worker.engines.base import Admitted, Broken, Engine, Group, Id, Sampled
@@ -110,6 +111,7 @@ class Loop:
         request, work = command.request, command.work
         try:
             prompt = self._vocabulary.encode(work.prompt)
+            self._check_bias(work.params)
             answer = Answer(
                 request, work, prompt, room=self._room(command, prompt), vocabulary=self._vocabulary
             )
@@ -122,6 +124,14 @@ class Loop:
             return
         self._answers[request] = answer
         self._waiting.enter(request, answer.group, work.client, work.weight)
+
+    def _check_bias(self, params: ResolvedParams) -> None:
+        size = self._vocabulary.size
+        if unknown := [token for token, _ in params.logit_bias if not 0 <= token < size]:
+            raise errors.InvalidRequest(
+                f"{unknown[0]} is no token of this model: its ids are 0 to {size - 1}",
+                param="logit_bias",
+            )
 
     def _room(self, command: Generate, prompt: list[int]) -> int:
         """How many tokens may follow the prompt in each sequence. Raises what can never be."""

@@ -382,6 +382,7 @@ def test_errors_are_of_the_package_s_own_classes(client: openai.OpenAI) -> None:
         {"top_logprobs": 1},
         {"logit_bias": {"x": 1}},
         {"logit_bias": {"5": 101}},
+        {"logit_bias": {"999999999": 1}},
         {"presence_penalty": 2.1},
         {"frequency_penalty": -2.1},
         {"min_p": 1.1},

@@ -91,11 +91,6 @@ def test_a_bias_makes_greedy_choose_otherwise() -> None:
     assert alone(3, temperature=0.0, logit_bias=((0, 5.0),)).token(1, 2, 3) == 0
 
 
-@pytest.mark.parametrize("token", [3, 10**9, -1])
-def test_a_bias_for_a_token_that_is_not_there_is_none(token: int) -> None:
-    assert adjusted(drawing(logit_bias=((token, 9.0),)), 1, 2, 3) == [1, 2, 3]
-
-
 def test_a_bias_stays_within_float32() -> None:
     chosen = drawing(logit_bias=((0, 1e300), (1, -1e300)))
     assert adjusted(chosen, 1, 2, 3) == [HIGHEST, -HIGHEST, 3]

@@ -361,6 +361,13 @@ def test_what_never_fits_is_refused(
     assert said in event.message
 
 
+def test_a_bias_for_what_is_no_token_is_refused(talk: Callable[..., Conversation]) -> None:
+    (event,) = talk().run(generate(1, logit_bias=((5, 1.0), (1 << 20, 1.0))))
+    assert isinstance(event, Failed)
+    assert (event.code, event.param) == ("invalid_request_error", "logit_bias")
+    assert str(1 << 20) in event.message
+
+
 def test_an_answer_may_fill_the_cache_and_ends_with_length(
     talk: Callable[..., Conversation],
 ) -> None:
