@@ -21,6 +21,7 @@ from lemonade_serve.protocol.messages import (
     FinishReason,
     Logprob,
     Message,
+    ResolvedParams,
     TextPrompt,
     Token,
     TokensPrompt,
@@ -52,9 +53,11 @@ class Turns(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float
     client_weights: Mapping[str, float] = {}
 
-    def weight(self, client: str) -> float:
-        """The clients of a key weigh what the key does."""
-        return self.client_weights.get(client.partition("/")[0], 1.0)
+    def work(self, request: CompletionRequest, params: ResolvedParams) -> Work:
+        """A request as its worker gets it. Those who share a key share its turns."""
+        holder = request.client.partition("/")[0]
+        weight = self.client_weights.get(holder, 1.0)
+        return Work(request.prompt, params, n=request.n, client=holder, weight=weight)
 
 
 class CompletionService:
@@ -98,17 +101,11 @@ class CompletionService:
         placement = request.placement
         info, where = await self._locator.locate(placement)
         params = resolve(*await self._params.layers(request.client, info.name), request.options)
-        work = Work(
-            request.prompt,
-            params,
-            n=request.n,
-            client=request.client,
-            weight=self._turns.weight(request.client),
-        )
+        work = self._turns.work(request, params)
         lease = self._pool.acquire(
             info,
             where,
-            client=request.client,
+            client=work.client,
             streaming=request.streaming,
             keep_alive_s=placement.keep_alive,
         )
