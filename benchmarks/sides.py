@@ -129,7 +129,7 @@ def by_turns(
     sides: Sequence[Side],
     rounds: int,
     choose: random.Random,
-    measure: Callable[[Side], Coroutine[Any, Any, dict[str, float]]],
+    measure: Callable[[Side], Coroutine[Any, Any, Mapping[str, Any]]],
 ) -> list[dict[str, Any]]:
     """One row a round, with what each side measured, in an order drawn anew. The first round is
     for warming up, and left out."""
