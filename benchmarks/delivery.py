@@ -30,7 +30,7 @@ from benchmarks.figures import of_rounds
 from benchmarks.handover import Handover, read
 from benchmarks.prompts import Prompts
 from benchmarks.result import find_checkpoint, parser, quantile, save, spread
-from benchmarks.sides import Side, by_turns, own_side, parse_settings, warm_up
+from benchmarks.sides import Side, api_process, by_turns, own_side, parse_settings, warm_up
 from benchmarks.streams import Exchange
 from benchmarks.traffic import Ask, send
 
@@ -65,15 +65,6 @@ def _pace(streams: Sequence[Exchange]) -> dict[str, float]:
     assert not problems, problems[0]
     wall = max(answer.ended for answer in answers) - min(answer.began for answer in answers)
     return {"tokens_per_s": sum(answer.completion_tokens for answer in answers) / wall}
-
-
-def api_process(side: Side) -> psutil.Process:
-    """The parent of a daemon's workers."""
-    health = side.health()
-    assert health, f"{side.name} has no model"
-    parent = psutil.Process(health[0]["pid"]).parent()
-    assert parent, f"the worker of {side.name} is an orphan"
-    return parent
 
 
 def cpu_s(process: psutil.Process) -> float:
