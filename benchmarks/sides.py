@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urldefrag
 
 import httpx
+import psutil
 
 from benchmarks.daemon import daemon, shelf
 from benchmarks.prompts import Prompts
@@ -38,7 +39,7 @@ class Side(NamedTuple):
     def health(self) -> list[dict[str, Any]] | None:
         """What a daemon of ours says of each model; None for a stranger."""
         root = self.targets[0].server.url.removesuffix("/v1")
-        answer = _get(f"{root}/api/v0/health", self.targets[0].server.headers)
+        answer = get(f"{root}/api/v0/health", self.targets[0].server.headers)
         if answer.status_code != 200:
             return None
         models: list[dict[str, Any]] | None = answer.json().get("all_models_loaded")
@@ -129,7 +130,7 @@ def by_turns(
     sides: Sequence[Side],
     rounds: int,
     choose: random.Random,
-    measure: Callable[[Side], Coroutine[Any, Any, dict[str, float]]],
+    measure: Callable[[Side], Coroutine[Any, Any, Mapping[str, Any]]],
 ) -> list[dict[str, Any]]:
     """One row a round, with what each side measured, in an order drawn anew. The first round is
     for warming up, and left out."""
@@ -200,10 +201,19 @@ def _stranger(name: str, urls: str, headers: Mapping[str, str]) -> Side:
         base, model = urldefrag(url)
         server = Server(base.rstrip("/"), headers)
         if not model:
-            answer = _get(f"{server.url}/models", headers).raise_for_status()
+            answer = get(f"{server.url}/models", headers).raise_for_status()
             model = answer.json()["data"][0]["id"]
         targets.append(Target(server, model))
     return Side(name, tuple(targets), None)
+
+
+def api_process(side: Side) -> psutil.Process:
+    """The parent of a daemon's workers."""
+    health = side.health()
+    assert health, f"{side.name} has no model"
+    parent = psutil.Process(health[0]["pid"]).parent()
+    assert parent, f"the worker of {side.name} is an orphan"
+    return parent
 
 
 def resident_bytes(pid: int) -> int:
@@ -215,6 +225,6 @@ def resident_bytes(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def _get(url: str, headers: Mapping[str, str]) -> httpx.Response:
-    """Without the proxies of the environment."""
+def get(url: str, headers: Mapping[str, str]) -> httpx.Response:
+    """Whatever the status; without the proxies of the environment."""
     return httpx.get(url, headers=dict(headers), trust_env=False, timeout=_DEADLINE_S)

@@ -11,6 +11,7 @@ import re
 import time
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from itertools import accumulate, chain, pairwise
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -19,7 +20,10 @@ import msgspec
 
 _LAST_CHUNK = b"0\r\n\r\n"
 _DATA = re.compile(rb"^data: ?(.*?)\r?\n", re.MULTILINE)
+_DONE = b"[DONE]"
 _SHOWN = 200
+NO_TEXT = "no text"
+"""The problem of an answer that is whole otherwise."""
 
 
 class Server(msgspec.Struct, frozen=True):
@@ -201,7 +205,7 @@ def _answer(began: float, came: list[tuple[float, bytes]]) -> Answer:
     usage, error, ended = None, None, None
     head, _, rest = b"".join(data for _, data in came).partition(b"\r\n\r\n")
     for at, data in _events(head, rest, came):
-        if data == b"[DONE]":
+        if data == _DONE:
             ended = at
             continue
         event = _event.decode(data)
@@ -222,7 +226,7 @@ def _answer(began: float, came: list[tuple[float, bytes]]) -> Answer:
     elif usage is None or not reasons or reasons.keys() < texts.keys():
         problem = "no usage, or no finish_reason"
     elif not choices:
-        problem = "no text"
+        problem = NO_TEXT
     details = usage.prompt_tokens_details if usage else None
     return Answer(
         began,
@@ -240,9 +244,16 @@ def _answer(began: float, came: list[tuple[float, bytes]]) -> Answer:
 def _events(
     head: bytes, rest: bytes, came: list[tuple[float, bytes]]
 ) -> Iterator[tuple[float, bytes]]:
-    """The data of each server-sent event, and when the last of its bytes came."""
-    chunked = b"transfer-encoding: chunked" in head.lower()
+    """The data of each server-sent event, and when the last of its bytes came. An answer that is
+    not streamed is one event, and the end."""
+    said = head.lower()
+    chunked = b"transfer-encoding: chunked" in said
     body, ends, shifts = _joined(rest) if chunked else (rest, [len(rest)], [0])
+    if b"content-type: application/json" in said:
+        with suppress(msgspec.DecodeError):  # it broke off
+            _event.decode(body)
+            yield from ((came[-1][0], data) for data in (body, _DONE))
+        return
     received = list(accumulate(len(data) for _, data in came))
     for found in _DATA.finditer(body):
         part = bisect_left(ends, found.end())
