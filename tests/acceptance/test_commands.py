@@ -106,10 +106,12 @@ def test_models_come_and_go_on_command(url: str) -> None:
     assert MODEL in loaded.stdout
     (model,) = resident()
     assert (model["model_name"], model["state"], model["pinned"]) == (MODEL, "resident", False)
-    header, row, _, devices, *_ = lemonade("ps", "--url", url).stdout.splitlines()
+    lines = lemonade("ps", "--url", url).stdout.splitlines()
+    header, row, _, _, engine, _, devices, *_ = lines
     assert header.split()[0] == "MODEL"
     assert row.split()[:3] == [MODEL, "cpu", "int8"]
     assert str(model["pid"]) in row.split()
+    assert engine.split()[:4] == ["batched", MODEL, "GroupQueryAttention", "with"]
     assert devices.split() == ["DEVICE", "PROVIDER", "MODELS", "MEMORY"]
 
     assert lemonade("pin", MODEL, "--url", url).returncode == 0

@@ -137,7 +137,9 @@ async def test_all_sequences_of_a_request_are_read_as_one() -> None:
 @pytest.mark.parametrize(
     ("client", "weight"), [("ann", 3.0), ("ann/laptop", 3.0), ("bob", 1.0), ("bob/ann", 1.0)]
 )
-def test_those_who_share_a_key_share_its_turns_which_are_as_many_as_the_settings_say(client: str, weight: float) -> None:
+def test_a_key_has_as_many_turns_as_the_settings_say_however_many_share_it(
+    client: str, weight: float
+) -> None:
     @asynchronous
     async def ask() -> None:
         house = House()
