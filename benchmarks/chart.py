@@ -64,7 +64,7 @@ def _panel(
     parts = [
         f"<path d='M{x},{y} v{_HEIGHT} h{_WIDTH}' fill='none' stroke='#888'/>",
         _text(x + 4, y + 8, title),
-        _text(x - 4, y + 8, f"{most:.4g}", anchor="end"),
+        _text(x - 4, y + 8, f"{most:,.0f}" if most >= 100 else f"{most:.3g}", anchor="end"),
         _text(x - 4, y + _HEIGHT, "0", anchor="end"),
     ]
     for load in loads:
