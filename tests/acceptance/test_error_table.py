@@ -253,11 +253,12 @@ def test_a_device_without_memory(tight: Daemon, path: str) -> None:
     tight.client.post("/api/v0/unload")
     load(tight, MODEL)
     (worker,) = tight.workers()
-    memory = worker.memory_info().vms + 50_000_000
+    memory = worker.memory_info().vms + 1_000_000
     resource.prlimit(worker.pid, resource.RLIMIT_AS, (memory, memory))
-    said = {"max_length" if path == SPEC else "max_tokens": 8000}
-    check(ask(tight, path, **said), Row(503, "overloaded", "no_capacity", retry=True))
-    assert ask(tight, path, **dict.fromkeys(said, 1)).status_code == 200
+    long = {"prompt": "a " * 1900}
+    check(ask(tight, path, **long), Row(503, "overloaded", "no_capacity", retry=True))
+    short = {"max_length" if path == SPEC else "max_tokens": 1}
+    assert ask(tight, path, **short).status_code == 200
     tight.client.post("/api/v0/unload")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from lemonade_serve import errors
-from lemonade_serve.protocol.messages import Load
+from lemonade_serve.protocol.messages import Load, ResolvedParams
 from lemonade_serve.worker.engines.base import (
     Admitted,
     Broken,
@@ -28,7 +28,7 @@ from lemonade_serve.worker.engines.base import (
 from lemonade_serve.worker.engines.choice import Decoder
 from lemonade_serve.worker.engines.runner import Runner
 from lemonade_serve.worker.engines.slots import Slot, Slots
-from lemonade_serve.worker.sampler import Logits, Sampler
+from lemonade_serve.worker.sampler import Drawing, Logits, Sampler
 
 Event = Admitted | Sampled | Broken
 
@@ -247,8 +247,9 @@ class BatchedEngine:
         slot.forget()
 
     def _warm_up(self) -> None:
-        """A chunk and a step of the model, before anyone waits for them."""
+        """A chunk, a step and a draw, before anyone waits for them."""
         row = self._runner.first
         self._runner.run(row, np.zeros((1, 2), np.int64), np.array([0]))
-        self._runner.run(row, np.zeros((1, 1), np.int64), np.array([2]))
+        logits = self._runner.run(row, np.zeros((1, 1), np.int64), np.array([2]))
+        self._sampler.sample(logits, [Drawing(ResolvedParams(), [0], frozenset())])
         self._runner.cache.give_back(row)

@@ -17,7 +17,7 @@ import numpy as np
 import onnxruntime_genai as og
 
 from lemonade_serve import errors
-from lemonade_serve.protocol.messages import Load
+from lemonade_serve.protocol.messages import Load, ResolvedParams
 from lemonade_serve.worker.engines.base import (
     Admitted,
     Broken,
@@ -30,7 +30,7 @@ from lemonade_serve.worker.engines.base import (
     common_prefix,
     failure_code,
 )
-from lemonade_serve.worker.sampler import Sampler
+from lemonade_serve.worker.sampler import Drawing, Logits, Sampler
 
 _CAPACITY_STEP = 256
 _GROWTH = 1.5
@@ -99,12 +99,11 @@ class GenaiEngine:
         self._kept: list[_Cache] = []  # least recently used first
         try:
             self._model = _model(load)
-            self._vocabulary = self._warm_up()
+            self._sampler = self._warm_up()
         except (RuntimeError, MemoryError) as error:
             if failure_code(error) == errors.NoCapacity.code:
                 raise errors.NoCapacity(f"there is no memory to load it: {error}") from error
             raise errors.ModelLoadError(str(error)) from error
-        self._sampler = Sampler(self._vocabulary)
         self.kv_cache_bytes = load.kv_cache_tokens * _token_bytes(Path(load.path))
 
     @property
@@ -154,8 +153,8 @@ class GenaiEngine:
         cache.tokens += chunk
         if running.pending:
             return Step([])
-        logits = cache.generator.get_logits().reshape(-1, self._vocabulary)[-1:]
-        (draw,) = self._sampler.sample(logits.astype(np.float32), [running.sequence.drawing])
+        logits = _last(cache.generator)
+        (draw,) = self._sampler.sample(logits, [running.sequence.drawing])
         if isinstance(draw, errors.GenerationFailed):
             raise draw
         running.pending = [draw.token]
@@ -215,11 +214,14 @@ class GenaiEngine:
         params.set_search_options(max_length=capacity, batch_size=1)
         return og.Generator(self._model, params)
 
-    def _warm_up(self) -> int:
-        """One step of the model, before anyone waits for it; returns the vocabulary's size."""
+    def _warm_up(self) -> Sampler:
+        """A step of the model and a draw, before anyone waits for them."""
         generator = self._generator(2)
         generator.append_tokens([0])
-        return int(generator.get_logits().shape[-1])
+        logits = _last(generator)
+        sampler = Sampler(logits.shape[-1])
+        sampler.sample(logits, [Drawing(ResolvedParams(), [0], frozenset())])
+        return sampler
 
 
 def _model(load: Load) -> og.Model:
@@ -230,6 +232,13 @@ def _model(load: Load) -> og.Model:
     options = {"intra_op_num_threads": load.threads}
     config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))
     return og.Model(config)
+
+
+def _last(generator: og.Generator) -> Logits:
+    """The logits of the last position, a row."""
+    logits = generator.get_logits()
+    rows: Logits = logits.reshape(-1, logits.shape[-1])[-1:].astype(np.float32)
+    return rows
 
 
 def _token_bytes(directory: Path) -> int:
