@@ -90,9 +90,11 @@ class Slots:
         # Empty ones go before those that know something, and these by age.
         others = sorted((slot for slot in idle if slot not in first), key=lambda s: s.written > 0)
         taken = (first + others)[:count]
-        given_back = [slot for slot in taken if slot not in first and slot.written]
+        given_back = [slot for slot in taken if slot not in first and slot.written > tokens]
         kept = [slot for slot in idle if slot not in taken and slot.written]
         for slot in taken:
+            if slot not in first:
+                slot.tokens.clear()
             slot.promised = tokens
             slot.last_use = next(self._clock)
         over = sum(slot.held for slot in first) - tokens * len(first) - room
