@@ -9,15 +9,14 @@ prompt is new, so that no prefix is reused. Writes benchmarks/results/overhead.j
 
 from __future__ import annotations
 
-import json
 import random
 import statistics
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from benchmarks.daemon import Client, daemon, new_prompt, shelf
+from benchmarks.loops import RAW, Loop
 from benchmarks.result import cores, find_checkpoint, parser, quartiles, save
 
 _OUTPUT_TOKENS = 64
@@ -25,36 +24,8 @@ _PROMPT_WORDS = (32, 256)
 _WARM_UP_ROUNDS = 4
 
 
-class Loop:
-    """A loop in a process of its own: one prompt in, the times of its tokens out."""
-
-    def __init__(self, module: str, checkpoint: Path, threads: int) -> None:
-        command = [sys.executable, "-m", module, str(checkpoint), str(threads)]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def run(self, prompt: str) -> dict[str, float]:
-        assert self._process.stdin
-        assert self._process.stdout
-        print(json.dumps([prompt, _OUTPUT_TOKENS]), file=self._process.stdin, flush=True)
-        return _figures(*json.loads(self._process.stdout.readline()))
-
-    def close(self) -> None:
-        assert self._process.stdin
-        self._process.stdin.close()
-        self._process.wait()
-
-
-class Http:
-    """The daemon, asked over TCP."""
-
-    def __init__(self, port: int, model: str) -> None:
-        self._client = Client(port)
-        self._model = model
-
-    def run(self, prompt: str) -> dict[str, float]:
-        return _figures(*self._client.stream(self._model, prompt, _OUTPUT_TOKENS))
+Side = Callable[[str], tuple[float, list[float]]]
+"""Takes a prompt; answers when it began, and when its tokens came."""
 
 
 def _figures(began: float, times: list[float]) -> dict[str, float]:
@@ -63,7 +34,7 @@ def _figures(began: float, times: list[float]) -> dict[str, float]:
     return {"ttft_ms": (times[0] - began) * 1e3, "per_token_ms": per_token * 1e3}
 
 
-def measure(sides: dict[str, Loop | Http], rounds: int, seed: int) -> list[dict[str, Any]]:
+def measure(sides: Mapping[str, Side], rounds: int, seed: int) -> list[dict[str, Any]]:
     """One row a round: every side's figures for the same prompt, in an order drawn anew."""
     choose = random.Random(seed)  # noqa: S311
     rows = []
@@ -72,7 +43,7 @@ def measure(sides: dict[str, Loop | Http], rounds: int, seed: int) -> list[dict[
             prompt = new_prompt(choose, words)
             order = choose.sample(list(sides), len(sides))
             row: dict[str, Any] = {"prompt_words": words, "order": order}
-            row |= {name: sides[name].run(prompt) for name in order}
+            row |= {name: _figures(*sides[name](prompt)) for name in order}
             if number >= 0:
                 rows.append(row)
     return rows
@@ -118,10 +89,14 @@ def main() -> None:
         daemon(cache_dir, {"WORKER__THREADS": threads}) as port,
     ):
         loops = {
-            "raw": Loop("benchmarks.raw_genai", checkpoint.path, threads),
+            "raw": Loop(RAW, checkpoint.path, threads),
             "worker": Loop("benchmarks.worker_loop", checkpoint.path, threads),
         }
-        sides: dict[str, Loop | Http] = {**loops, "http": Http(port, checkpoint.name)}
+        client = Client(port)
+        sides: dict[str, Side] = {
+            name: partial(loop.run, tokens=_OUTPUT_TOKENS) for name, loop in loops.items()
+        }
+        sides["http"] = lambda prompt: client.stream(checkpoint.name, prompt, _OUTPUT_TOKENS)
         rows = measure(sides, given.rounds, given.seed)
         for loop in loops.values():
             loop.close()

@@ -21,7 +21,7 @@ def main() -> None:
     for line in sys.stdin:
         prompt, new_tokens = json.loads(line)
         began = time.perf_counter()
-        tokens = tokenizer.encode(prompt)
+        tokens = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
         params = og.GeneratorParams(model)
         length = len(tokens) + new_tokens
         params.set_search_options(max_length=length, min_length=length, do_sample=False)

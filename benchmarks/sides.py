@@ -16,6 +16,7 @@ import httpx
 import psutil
 
 from benchmarks.daemon import daemon, shelf
+from benchmarks.loops import Loop
 from benchmarks.prompts import Prompts
 from benchmarks.result import find_checkpoint
 from benchmarks.streams import Server
@@ -35,9 +36,13 @@ class Side(NamedTuple):
     targets: tuple[Target, ...]
     settings: Mapping[str, str] | None
     """Of a daemon that was started here; None: a server that ran already."""
+    loop: Loop | None = None
+    """Instead of a server: onnxruntime-genai's own loop, which has one sequence at a time."""
 
     def health(self) -> list[dict[str, Any]] | None:
         """What a daemon of ours says of each model; None for a stranger."""
+        if self.loop:
+            return None
         root = self.targets[0].server.url.removesuffix("/v1")
         answer = get(f"{root}/api/v0/health", self.targets[0].server.headers)
         if answer.status_code != 200:
