@@ -3,7 +3,8 @@
 Inputs `input_ids`, `attention_mask`, `past_key_values.N.key|value`; outputs `logits` `[B, 1, V]` of
 the last position only, `present.N.key|value`. GroupQueryAttention rotates inside and takes each
 row's length from the mask, so ragged batches and shared past/present buffers work; there are no
-`position_ids`. After the last attention only the last position is computed.
+`position_ids`. The attention's scale lies in the query rows, or in the norm of the queries. After
+the last attention only the last position is computed.
 """
 
 from __future__ import annotations
@@ -136,7 +137,7 @@ class _DecoderGraph:
             domain=MICROSOFT,
             num_heads=decoder.heads,
             kv_num_heads=decoder.kv_heads,
-            scale=decoder.attention_scale,
+            scale=1.0,  # it is in the queries: other scales have no fast kernel for one row
             do_rotary=1,
             rotary_interleaved=0,
             **window,
@@ -149,7 +150,8 @@ class _DecoderGraph:
 
     def _query_key_value(self, index: int, layer: LayerPlan, normed: str) -> tuple[str, str, str]:
         parts = [self._linear(normed, matrix) for matrix in layer.attention]
-        norms = self._decoder.query_key_norm
+        decoder = self._decoder
+        norms = decoder.query_key_norm
         if len(parts) == 1 and not norms:
             return parts[0], "", ""  # GroupQueryAttention splits it
         if len(parts) == 1:
@@ -157,25 +159,27 @@ class _DecoderGraph:
             parts = self._graph.add_many("Split", 3, parts[0], self._graph.shape(*rows), axis=-1)
         query, key, value = parts
         if norms:
-            query = self._norm_heads(query, self._decoder.heads, f"blk.{index}.attn_q_norm")
-            key = self._norm_heads(key, self._decoder.kv_heads, f"blk.{index}.attn_k_norm")
+            scale = decoder.attention_scale
+            query = self._norm_heads(query, decoder.heads, f"blk.{index}.attn_q_norm", scale)
+            key = self._norm_heads(key, decoder.kv_heads, f"blk.{index}.attn_k_norm")
         return query, key, value
 
-    def _norm_heads(self, values: str, heads: int, name: str) -> str:
+    def _norm_heads(self, values: str, heads: int, name: str, factor: float = 1.0) -> str:
         graph, size = self._graph, self._decoder.head_size
         split = graph.add("Reshape", values, graph.shape(0, -1, heads, size))
-        return graph.add("Reshape", self._norm(split, name), graph.shape(0, -1, heads * size))
+        normed = self._norm(split, name, factor)
+        return graph.add("Reshape", normed, graph.shape(0, -1, heads * size))
 
     def _activate(self, values: str) -> str:
         if self._decoder.activation is Activation.GELU_TANH:
             return self._graph.add("FastGelu", values, domain=MICROSOFT)
         return self._graph.add("QuickGelu", values, domain=MICROSOFT, alpha=1.0)  # x·sigmoid(x)
 
-    def _norm(self, values: str, name: str) -> str:
+    def _norm(self, values: str, name: str, factor: float = 1.0) -> str:
         return self._graph.add(
             "SimplifiedLayerNormalization",
             values,
-            self._norm_weight(name),
+            self._norm_weight(name, factor),
             axis=-1,
             epsilon=self._decoder.epsilon,
             stash_type=1,
@@ -194,8 +198,9 @@ class _DecoderGraph:
         )
         return total, normed
 
-    def _norm_weight(self, name: str) -> str:
-        return self._graph.constant(f"{name}.weight", self._vector(f"{name}.weight"))
+    def _norm_weight(self, name: str, factor: float = 1.0) -> str:
+        weight = self._vector(f"{name}.weight") * np.float32(factor)
+        return self._graph.constant(f"{name}.weight", weight)
 
     def _linear(self, values: str, matrix: Matrix, output: str = "") -> str:
         """values · matrixᵀ."""

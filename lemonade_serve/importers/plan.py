@@ -39,10 +39,14 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """A tensor that fills rows of a matrix; `heads` > 0 asks for rows un-permuted head by head."""
+    """A tensor that fills rows of a matrix, multiplied by `factor`.
+
+    `heads` > 0 asks for rows un-permuted head by head.
+    """
 
     tensor: Tensor
     heads: int = 0
+    factor: float = 1.0
 
 
 class Matrix(msgspec.Struct, frozen=True, kw_only=True):
@@ -177,8 +181,9 @@ class _Planner:
             return self._matrix(f"layers.{index}.{name}", self._source(f"{prefix}.{tensor}"))
 
         permuted = decoder.interleaved
+        scale = 1.0 if decoder.query_key_norm else decoder.attention_scale  # else the norm has it
         attention = (
-            self._source(f"{prefix}.attn_q", decoder.heads if permuted else 0),
+            self._source(f"{prefix}.attn_q", decoder.heads if permuted else 0, scale),
             self._source(f"{prefix}.attn_k", decoder.kv_heads if permuted else 0),
             self._source(f"{prefix}.attn_v"),
         )
@@ -198,8 +203,8 @@ class _Planner:
         parts = zip("qkv", sources, strict=True)
         return tuple(self._matrix(f"{name}.{part}", source) for part, source in parts)
 
-    def _source(self, name: str, heads: int = 0) -> Source:
-        return Source(tensor=self._tensors[f"{name}.weight"], heads=heads)
+    def _source(self, name: str, heads: int = 0, factor: float = 1.0) -> Source:
+        return Source(tensor=self._tensors[f"{name}.weight"], heads=heads, factor=factor)
 
     def _layout(self, kind: Type, *, keep_four: bool) -> tuple[Form, int]:
         return self._form(kind, keep_four=keep_four), block_size(kind)

@@ -59,25 +59,29 @@ class DataFile:
             last = min(first + step, tensor.rows)
             chunk = stored[first:last] if order is None else stored[order[first:last]]
             if matrix.form is Form.FLOAT:
-                self._write(matrix.quants, start + first, floats(chunk, tensor.type))
+                values = _multiplied(floats(chunk, tensor.type), source.factor)
+                self._write(matrix.quants, start + first, values)
             else:
                 packed = pack(chunk, tensor.type, matrix.form, tensor.name)
-                self._write_packed(matrix, start + first, packed)
+                self._write_packed(matrix, start + first, packed, source.factor)
 
-    def _write_packed(self, matrix: Matrix, row: int, packed: Packed) -> None:
+    def _write_packed(self, matrix: Matrix, row: int, packed: Packed, factor: float) -> None:
         self._write(matrix.quants, row, packed.quants)
-        for place, values in (
-            (matrix.scales, packed.scales),
-            (matrix.zeros, packed.zeros),
-            (matrix.correction, packed.correction),
-        ):
-            if place is not None and values is not None:
-                self._write(place, row, values)
+        if matrix.scales is not None:
+            self._write(matrix.scales, row, _multiplied(packed.scales, factor))
+        if matrix.zeros is not None and packed.zeros is not None:
+            self._write(matrix.zeros, row, packed.zeros)
+        if matrix.correction is not None and packed.correction is not None:
+            self._write(matrix.correction, row, _multiplied(packed.correction, factor))
 
     def _write(self, place: Stored, row: int, values: Bytes | Floats) -> None:
         self._file.seek(place.offset + row * (place.nbytes // place.shape[0]))
         self._file.write(np.ascontiguousarray(values).data)
         self._written(values.nbytes)
+
+
+def _multiplied(values: Floats, factor: float) -> Floats:
+    return values if factor == 1.0 else values * np.float32(factor)
 
 
 def write_data(

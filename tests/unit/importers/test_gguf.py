@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnxruntime
 import pytest
 from gguf import GGMLQuantizationType as Type
@@ -121,6 +122,20 @@ def test_matrices_of_unlike_types_are_not_stacked(tmp_path: Path) -> None:
     error = session.logits(IDS) - expected
     assert np.sqrt(np.mean(error**2)) < 0.05 * np.std(expected)
     assert report.forms == {"8 bit, zero point": 14, "8 bit": 1}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_attention_has_no_scale_of_its_own(architecture: str, tmp_path: Path) -> None:
+    _import(Model(architecture, Type.Q4_1, tied=True), tmp_path)
+    graph = onnx.load(tmp_path / "checkpoint" / "model.onnx", load_external_data=False).graph
+    scales = [
+        attribute.f
+        for node in graph.node
+        if node.op_type == "GroupQueryAttention"
+        for attribute in node.attribute
+        if attribute.name == "scale"
+    ]
+    assert scales == [1.0] * LAYERS
 
 
 def test_llama_3_rope_divisors_are_applied(tmp_path: Path) -> None:
