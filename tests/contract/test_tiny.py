@@ -11,7 +11,8 @@ import pytest
 from lemonade_serve import errors
 from lemonade_serve.protocol.messages import Load, ResolvedParams
 from lemonade_serve.worker.engines import base
-from lemonade_serve.worker.engines.base import Engine, Group, Id, Sampled
+from lemonade_serve.worker.engines.base import Broken, Engine, Group, Id, Sampled
+from lemonade_serve.worker.engines.cache import KvCache
 from lemonade_serve.worker.engines.choice import examine
 from lemonade_serve.worker.engines.opening import open_engine
 from lemonade_serve.worker.sampler import Drawing
@@ -51,7 +52,7 @@ def said_by_onnxruntime(directory: Path, plan: Plan) -> list[int]:
     return tokens[len(PROMPT) :]
 
 
-def load(directory: Path, engine: str) -> Engine:
+def load(directory: Path, engine: str = "auto") -> Engine:
     made, _ = open_engine(
         Load(
             path=str(directory),
@@ -67,14 +68,22 @@ def load(directory: Path, engine: str) -> Engine:
     return made
 
 
+def group(request: int, prompt: list[int], *, n: int = 1, logprobs: int | None = None) -> Group:
+    params = ResolvedParams(temperature=0.0, logprobs=logprobs)
+    sequences = [
+        base.Sequence(Id(request, index), Drawing(params, prompt, frozenset()))
+        for index in range(n)
+    ]
+    return Group(prompt, TOKENS, sequences)
+
+
 def said_by(engine: Engine, prompts: dict[int, list[int]]) -> dict[int, list[int]]:
     """By each of the prompts, the next of which joins with every step."""
     waiting, said = list(prompts.items()), {request: list[int]() for request in prompts}
     while waiting or not engine.idle:
         if waiting:
             request, prompt = waiting.pop()
-            drawing = Drawing(ResolvedParams(temperature=0.0), prompt, frozenset())
-            engine.start(Group(prompt, TOKENS, [base.Sequence(Id(request, 0), drawing)]))
+            engine.start(group(request, prompt))
         for event in engine.step().events:
             if isinstance(event, Sampled):
                 said[event.id.request].append(event.draw.token)
@@ -111,6 +120,42 @@ def test_a_row_that_would_be_rounded_differently_alone_never_is(tmp_path: Path) 
     decoder, _ = examine(tiny.put(tmp_path / "made", plan), "cpu")
     assert decoder is not None
     assert decoder.least_rows == 2
+
+
+@pytest.mark.parametrize("plan", [Plan(bits=4), Plan(bits=4, accuracy_level=4)], ids=str)
+def test_a_prompt_of_one_token_gives_the_same_bits_alone_and_among_others(
+    tmp_path: Path, plan: Plan
+) -> None:
+    directory = tiny.put(tmp_path / "made", plan)
+    drawn = []
+    for others in range(3):
+        engine = load(directory)
+        for other in range(others):
+            engine.start(group(10 + other, [30 + other, *PROMPT]))
+            engine.step()
+        engine.start(group(1, [77], logprobs=2))
+        events = [event for _ in range(5) for event in engine.step().events]
+        drawn.append([e.draw for e in events if isinstance(e, Sampled) and e.id.request == 1][:3])
+    assert drawn == [drawn[0]] * 3
+    assert len(drawn[0]) == 3
+
+
+def test_what_fails_on_its_way_into_the_batch_leaves_its_slots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = load(tiny.put(tmp_path / "made", Plan()))
+
+    def copy(*_: object) -> None:
+        raise MemoryError("there is no memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KvCache, "copy", copy)
+        engine.start(group(1, PROMPT, n=2))
+        broken = engine.step().events
+    code = errors.NoCapacity.code
+    assert broken == [Broken(Id(1, n), "there is no memory", code) for n in range(2)]
+    assert engine.idle
+    assert engine.kv_tokens == 0
 
 
 def test_what_the_batched_engine_cannot_serve_says_why_when_it_has_to(tmp_path: Path) -> None:

@@ -163,6 +163,11 @@ class BatchedEngine:
         events: list[Event] = []
         if not reading.begun:
             events.append(self._begin(reading))
+        if len(reading.prompt) == 1:  # alone it could be rounded differently: see Runner
+            self._join(reading)
+            for running in reading.running:
+                (running.pending,) = reading.prompt
+            return events
         slot, known = reading.slot, reading.known
         size = chunk_of(len(reading.prompt) - known, bound)
         chunk = reading.prompt[known : known + size]
@@ -171,14 +176,18 @@ class BatchedEngine:
         self._read_tokens += size
         if reading.known < len(reading.prompt):
             return events
-        self._reading.remove(reading)
         for other in reading.running[1:]:
             self._copy(slot, other.slot, len(reading.prompt))
+        self._join(reading)
         logits = np.repeat(logits, len(reading.running), axis=0)
+        return events + self._sample(reading.running, logits)
+
+    def _join(self, reading: _Reading) -> None:
+        """Its sequences decode from the next step on."""
         for running in reading.running:
             self._move(running.slot, self._runner.first + len(self._decoding))
             self._decoding.append(running)
-        return events + self._sample(reading.running, logits)
+        self._reading.remove(reading)
 
     def _begin(self, reading: _Reading) -> Event:
         """Take over what is known of the prompt, be it here or in another slot."""

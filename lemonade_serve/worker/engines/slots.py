@@ -76,17 +76,21 @@ class Slots:
         """Slots for `count` sequences that fit, the one that knows most of `prompt` first; and
         those slots whose rows have to be given back for them.
 
-        A slot most of which is of use goes on with its own row. One of which others may want more
-        keeps what it has, if there is room for that, and is copied from (`best_source`).
+        A slot most of which is of use goes on with its own row, and so does any that is of use where
+        all of them are taken. Otherwise one of which others may want more keeps what it has, if
+        there is room for that, and is copied from (`best_source`).
         """
         idle = sorted((slot for slot in self._slots if slot.idle), key=lambda slot: slot.last_use)
         free = self._capacity - self.promised
         room = free - count * tokens
         best = max(idle, key=lambda slot: common_prefix(slot.tokens, prompt))
         shared = common_prefix(best.tokens, prompt)
-        mostly = 2 * shared >= len(best.tokens) or best.written > room
+        mostly = 2 * shared >= len(best.tokens) or best.written > room or count == len(idle)
         fits = max(best.written, tokens) + (count - 1) * tokens <= free
         first = [best] if shared and mostly and fits else []
+        if shared:  # the newest of those that can be copied from is the last to go
+            source = max(reversed(idle), key=lambda slot: common_prefix(slot.tokens, prompt))
+            idle.sort(key=lambda slot: slot is source)
         # Empty ones go before those that know something, and these by age.
         others = sorted((slot for slot in idle if slot not in first), key=lambda s: s.written > 0)
         taken = (first + others)[:count]

@@ -56,6 +56,39 @@ def test_a_slot_that_knows_much_more_is_kept_and_copied_from() -> None:
     assert slots.best_source(prompt) == (known, 3)
 
 
+def test_where_all_slots_are_taken_one_that_is_of_use_goes_on_with_what_it_knows() -> None:
+    slots = Slots(1, 1000)
+    known = ended(slots, list(range(100)))
+    prompt = [0, 1, 2, 999]
+    assert slots.take(prompt, 1, 150) == ([known], [])
+    assert slots.best_source(prompt) == (known, 3)
+
+
+def test_the_oldest_is_not_taken_while_it_is_copied_from() -> None:
+    slots = Slots(3, 1000)
+    oldest, middle, _ = (ended(slots, [n] * 60) for n in (1, 2, 3))
+    prompt = [1, 1, 1, 999]
+    (taken,), given_back = slots.take(prompt, 1, 80)
+    assert taken is middle
+    assert given_back == []
+    assert slots.best_source(prompt) == (oldest, 3)
+
+
+def test_of_those_that_know_the_same_beginning_the_oldest_is_taken() -> None:
+    slots = Slots(3, 1000)
+    oldest, _, _ = (ended(slots, [0] + [n] * 60) for n in (1, 2, 3))
+    (taken,), _ = slots.take([0, 999], 1, 80)
+    assert taken is oldest
+
+
+def test_the_oldest_is_not_given_back_while_it_is_copied_from() -> None:
+    slots = Slots(4, 100)
+    oldest, middle, _ = (ended(slots, [n] * 30) for n in (1, 2, 3))
+    _, given_back = slots.take([1, 1, 1, 999], 1, 30)
+    assert given_back == [middle]
+    assert slots.best_source([1, 1, 1, 999]) == (oldest, 3)
+
+
 def test_one_that_cannot_be_kept_is_used_itself() -> None:
     slots = Slots(3, 120)
     known = ended(slots, list(range(100)))
