@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Final
 
 from lemonade_serve import errors
 from lemonade_serve.protocol.messages import Load
@@ -10,9 +12,16 @@ from lemonade_serve.worker.engines.base import Engine
 from lemonade_serve.worker.engines.choice import examine
 
 
+_PLAIN_ATTENTION: Final = "ORT_GQA_DISABLE_FLASH_ATTENTION"
+"""ONNX Runtime reads it from the environment when it makes a session. Its flash attention for CPUs
+decodes slower, the more so the longer the rows (docs/adr/0011-the-batched-engine.md); and both
+engines must round alike."""
+
+
 def open_engine(load: Load, *, context_length: int) -> tuple[Engine, str]:
     """The engine, loaded and warm, and why it is this one. Raises ModelLoadError, and NoCapacity
     where there is no memory."""
+    os.environ[_PLAIN_ATTENTION] = "1"
     decoder, why = examine(Path(load.path), load.execution_provider)
     if load.engine == "onnxruntime-genai":
         decoder, why = None, "worker.engine says so"
