@@ -11,7 +11,6 @@ from lemonade_serve.protocol.messages import Load
 from lemonade_serve.worker.engines.base import Engine
 from lemonade_serve.worker.engines.choice import examine
 
-
 _PLAIN_ATTENTION: Final = "ORT_GQA_DISABLE_FLASH_ATTENTION"
 """ONNX Runtime reads it from the environment when it makes a session. Its flash attention for CPUs
 decodes slower, the more so the longer the rows (docs/adr/0011-the-batched-engine.md); and both
