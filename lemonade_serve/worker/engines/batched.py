@@ -134,10 +134,11 @@ class BatchedEngine:
         self._reading = [reading for reading in self._reading if reading.running]
 
     def step(self) -> Step:
-        batch = len(self._decoding)
-        events = self._decode() if batch else []
+        bound = self._chunk // 2 if self._decoding else self._chunk
+        events = self._decode() if self._decoding else []
+        batch = sum(isinstance(event, Sampled) for event in events)
         if self._reading:
-            events += self._read(self._chunk // 2 if batch else self._chunk)
+            events += self._read(bound)
         return Step(events, batch)
 
     def _decode(self) -> list[Event]:
