@@ -19,7 +19,7 @@ _ROOM = 64
 
 
 class Mask(Protocol):
-    """What guidance lets a sequence say next. Either may raise GenerationFailed."""
+    """What guidance lets a sequence say next. What either raises ends that sequence alone."""
 
     def allowed(self) -> NDArray[np.uint32] | None:
         """One bit a token, 32 a word, the lowest bit first (llguidance's layout); a token beyond
@@ -71,7 +71,7 @@ class Drawing:
         )
 
     def adjust(self, logits: _Row) -> None:
-        """All steps up to the mask. Raises GenerationFailed if guidance does."""
+        """All steps up to the mask. Raises what guidance raises."""
         if self._biases.size:
             _put(logits, self._bias_ids, logits[self._bias_ids] + self._biases)
         if self._history is not None:
@@ -83,7 +83,7 @@ class Drawing:
         return self._random.random()
 
     def accept(self, token: int) -> None:
-        """The token was drawn. Raises GenerationFailed if guidance does."""
+        """The token was drawn. Raises what guidance raises."""
         self._drawn += 1
         if self._history is not None:
             self._history.add(token)

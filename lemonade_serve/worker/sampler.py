@@ -70,7 +70,7 @@ class _Turn:
     uniform: float = 0.0
     total: float = 0.0
     """The odds of the whole vocabulary together, if top-p wants them."""
-    failure: errors.GenerationFailed | None = None
+    failure: Exception | None = None
 
     def __post_init__(self) -> None:
         if not np.isfinite(self.peak):
@@ -96,7 +96,7 @@ class _Turn:
             return
         try:
             self.drawing.adjust(self.logits)
-        except errors.GenerationFailed as failure:
+        except Exception as failure:  # guidance is native code, too
             self.failure = failure
             return
         self.likely = None
@@ -106,12 +106,12 @@ class _Turn:
                 "no token that the model may say next is allowed"
             )
 
-    def end(self) -> Draw | errors.GenerationFailed:
+    def end(self) -> Draw | Exception:
         if self.failure is not None:
             return self.failure
         try:
             self.drawing.accept(self.best)
-        except errors.GenerationFailed as failure:
+        except Exception as failure:
             return failure
         if self.raw is None:
             return Draw(self.best)
@@ -127,13 +127,12 @@ class Sampler:
         self._candidates = min(_CANDIDATES, vocabulary)
         self._odds = np.empty(vocabulary)
 
-    def sample(
-        self, logits: Logits, drawings: Sequence[Drawing]
-    ) -> list[Draw | errors.GenerationFailed]:
+    def sample(self, logits: Logits, drawings: Sequence[Drawing]) -> list[Draw | Exception]:
         """Row i belongs to `drawings[i]`. May write into `logits`.
 
-        A row of which nothing can be drawn (the model computed NaN or infinities, guidance allows
-        nothing) gives its error, and its sequence is as it was; the others are not touched by it.
+        A row of which nothing can be drawn (the model computed NaN or infinities, guidance fails or
+        allows nothing) gives its error, and its sequence is as it was, or it is of no more use; the
+        others are not touched by it.
         """
         best = logits.argmax(axis=1).tolist()
         turns = [

@@ -29,6 +29,7 @@ from lemonade_serve.protocol.messages import (
 
 class _ModelConfig(msgspec.Struct):
     context_length: int
+    vocab_size: int | None = None
     eos_token_id: int | list[int] = msgspec.field(default_factory=list)
 
 
@@ -53,7 +54,9 @@ class Vocabulary:
             raise errors.ModelLoadError(f"{directory / 'tokenizer.json'}: {error}") from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self.size = self._tokenizer.get_vocab_size(with_added_tokens=True)
+        size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
+        # Tokenizers may know tokens that the model was cut off from (Gemma 3's of images).
+        self.size = min(size, model.vocab_size or size)
         longest_token = max(map(len, self._tokenizer.get_vocab(with_added_tokens=True)))
         self._longest_prompt = self.context_length * longest_token
         self._template = _chat_template(directory)

@@ -21,7 +21,9 @@ class Waiting(Generic[T]):
 
     Clients take turns: one of weight 2 has two requests begin where another has one. A client that
     was away has nothing saved up. Source: start-time fair queueing (Goyal et al., 1996), each
-    request a packet of length 1.
+    request a packet of length 1. But its clock goes on as that of weighted fair queueing (Demers et
+    al., 1989), a turn whenever all who waited could have had one: newcomers without end, each of
+    them a client of its own, keep nobody from a second turn, and their debts are forgotten.
     """
 
     def __init__(self) -> None:
@@ -29,14 +31,18 @@ class Waiting(Generic[T]):
         """Those that have a request, or had one begin and not yet paid for it in turns."""
         self._now = 0.0
         """On a clock that goes by turns, not by time."""
+        self._pace = 0.0
+        """So far it goes on until the next request begins."""
 
     def __bool__(self) -> bool:
         return any(client.requests for client in self._clients.values())
 
     def enter(self, request: int, thing: T, name: str, weight: float) -> None:
         """The last of its client's."""
-        client = self._clients.setdefault(name, _Client(self._now, weight))
-        if not client.requests:
+        client = self._clients.get(name) or _Client(self._now, weight)
+        if not client.requests:  # from now on it waits, behind those whose turn is its own
+            self._clients.pop(name, None)
+            self._clients[name] = client
             client.turn = max(self._now, client.turn)
         client.weight = weight
         client.requests[request] = thing
@@ -48,7 +54,8 @@ class Waiting(Generic[T]):
     def pop(self) -> T:
         """The first, which leaves."""
         client = self._next()
-        self._now = client.turn
+        self._now = max(self._now + self._pace, client.turn)
+        self._pace = 1 / sum(c.weight for c in self._clients.values() if c.requests)
         client.turn += 1 / client.weight
         thing = client.requests.pop(next(iter(client.requests)))
         self._forget()

@@ -278,6 +278,32 @@ def test_a_broken_sequence_is_forgotten_and_hurts_no_other(engine: Engine) -> No
     assert engine.idle
 
 
+class Stuck(Mask):
+    """Allows everything, and fails when it has heard two tokens."""
+
+    def __init__(self) -> None:
+        self._heard = 0
+
+    def allowed(self) -> None:
+        return None
+
+    def accept(self, token: int) -> None:
+        self._heard += 1
+        if self._heard == 2:
+            raise ValueError(f"{self._heard} are too many")
+
+
+def test_guidance_that_fails_in_the_middle_of_a_batch_ends_its_own_sequence(engine: Engine) -> None:
+    engine.start(group(1, PROMPT, mask=Stuck()))
+    engine.start(group(2))
+    events = stepped(engine, lambda events: len(tokens(events, 2)) >= 6)
+    broken = [event for event in events if isinstance(event, Broken)]
+    assert broken == [Broken(Id(1, 0), "2 are too many")]
+    assert len(tokens(events, 1)) == 1
+    engine.release(Id(2, 0))
+    assert engine.idle
+
+
 def test_what_there_is_no_memory_for_may_be_asked_again(engine: Engine) -> None:
     engine.start(group(1, PROMPT, mask=Failing(MemoryError("there is no memory"))))
     events = stepped(engine, lambda events: any(isinstance(event, Broken) for event in events))

@@ -15,6 +15,7 @@ from lemonade_serve.worker.engines.base import Broken, Engine, Group, Id, Sample
 from lemonade_serve.worker.engines.cache import KvCache
 from lemonade_serve.worker.engines.choice import examine
 from lemonade_serve.worker.engines.opening import open_engine
+from lemonade_serve.worker.engines.runner import Runner
 from lemonade_serve.worker.sampler import Drawing
 from tests import tiny
 from tests.graphs import HEAD_SIZE, Plan
@@ -156,6 +157,20 @@ def test_what_fails_on_its_way_into_the_batch_leaves_its_slots(
     assert broken == [Broken(Id(1, n), "there is no memory", code) for n in range(2)]
     assert engine.idle
     assert engine.kv_tokens == 0
+
+
+def test_a_step_that_gave_nobody_a_token_counts_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = load(tiny.put(tmp_path / "made", Plan()))
+    engine.start(group(1, PROMPT))
+    engine.step()
+
+    def run(*_: object) -> None:
+        raise RuntimeError("it cannot be computed")
+
+    monkeypatch.setattr(Runner, "run", run)
+    assert engine.step() == base.Step([Broken(Id(1, 0), "it cannot be computed")], batch=0)
 
 
 def test_what_the_batched_engine_cannot_serve_says_why_when_it_has_to(tmp_path: Path) -> None:

@@ -35,12 +35,8 @@ from lemonade_serve.domain.residency.views import view_demand, view_slot
 class Lease:
     """The right to use a resident checkpoint, from when it is asked for until `release`."""
 
-    def __init__(
-        self, pool: Pool, ticket: int, key: Key, *, streaming: bool, client: str | None = None
-    ) -> None:
+    def __init__(self, pool: Pool, ticket: int, key: Key, *, streaming: bool) -> None:
         self.streaming = streaming
-        self.client = client
-        """Whose request it is for; None: nobody's."""
         self.running = False
         """Whether the engine has begun with the request."""
         self.key = key
@@ -102,7 +98,7 @@ class Pool:
         """
         ticket = next(self._tickets)
         key = Key(info.path, devices[0])
-        lease = Lease(self, ticket, key, streaming=streaming, client=client)
+        lease = Lease(self, ticket, key, streaming=streaming)
         self._leases[ticket] = lease
         self._do(
             self._scheduler.acquire(

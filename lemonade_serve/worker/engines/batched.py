@@ -134,10 +134,11 @@ class BatchedEngine:
         self._reading = [reading for reading in self._reading if reading.running]
 
     def step(self) -> Step:
-        batch = len(self._decoding)
-        events = self._decode() if batch else []
+        bound = self._chunk // 2 if self._decoding else self._chunk
+        events = self._decode() if self._decoding else []
+        batch = sum(isinstance(event, Sampled) for event in events)
         if self._reading:
-            events += self._read(self._chunk // 2 if batch else self._chunk)
+            events += self._read(bound)
         return Step(events, batch)
 
     def _decode(self) -> list[Event]:
@@ -219,8 +220,8 @@ class BatchedEngine:
         drawn = self._sampler.sample(logits, [r.sequence.drawing for r in running])
         events: list[Event] = []
         for one, draw in zip(running, drawn, strict=True):
-            if isinstance(draw, errors.GenerationFailed):
-                events.append(Broken(one.sequence.id, draw.message))
+            if isinstance(draw, Exception):
+                events.append(_broken(one, draw))
                 self.release(one.sequence.id)
             else:
                 one.pending = draw.token
@@ -235,8 +236,7 @@ class BatchedEngine:
             for one in running:
                 self.release(one.sequence.id)
                 self._give_back(one.slot)
-            why = str(error) or type(error).__name__
-            return [Broken(one.sequence.id, why, failure_code(error)) for one in running]
+            return [_broken(one, error) for one in running]
 
     def _copy(self, source: Slot, target: Slot, end: int) -> None:
         """Let `target`, which holds a beginning of it already, hold the first `end` tokens."""
@@ -262,3 +262,8 @@ class BatchedEngine:
         logits = self._runner.run(row, np.zeros((1, 1), np.int64), np.array([2]))
         self._sampler.sample(logits, [Drawing(ResolvedParams(), [0], frozenset())])
         self._runner.cache.give_back(row)
+
+
+def _broken(running: _Running, error: Exception) -> Broken:
+    why = str(error) or type(error).__name__
+    return Broken(running.sequence.id, why, failure_code(error))

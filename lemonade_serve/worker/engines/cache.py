@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import math
 import mmap
+from contextlib import suppress
 from typing import Any, Final
 
 import numpy as np
@@ -59,6 +60,8 @@ class KvCache:
             self._memory = mmap.mmap(-1, (regions + 1) * self._row_bytes, flags=flags)
         except OSError as error:
             raise MemoryError(f"no address space for the KV cache: {error}") from error
+        with suppress(OSError):  # a kernel that has none; one page for a token is not to be 2 MiB
+            self._memory.madvise(mmap.MADV_NOHUGEPAGE)
         shape = (self._sides, rows, heads, self.capacity, head_size)
         self._values: NDArray[Any] = np.frombuffer(
             self._memory, dtype, count=math.prod(shape)

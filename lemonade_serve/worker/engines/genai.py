@@ -155,7 +155,7 @@ class GenaiEngine:
             return Step([])
         logits = _last(cache.generator)
         (draw,) = self._sampler.sample(logits, [running.sequence.drawing])
-        if isinstance(draw, errors.GenerationFailed):
+        if isinstance(draw, Exception):
             raise draw
         running.pending = [draw.token]
         return Step([Sampled(running.sequence.id, draw)], batch=1)

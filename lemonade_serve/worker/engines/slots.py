@@ -76,7 +76,7 @@ class Slots:
         """Slots for `count` sequences that fit, the one that knows most of `prompt` first; and
         those slots whose rows have to be given back for them.
 
-        A slot most of which is of use goes on with its own row, and so does any that is of use where
+        A slot most of which is of use goes on with its own row, and so does one of any use where
         all of them are taken. Otherwise one of which others may want more keeps what it has, if
         there is room for that, and is copied from (`best_source`).
         """

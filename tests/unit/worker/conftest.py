@@ -27,12 +27,15 @@ def checkpoint_directory(tmp_path: Path) -> Callable[..., Path]:
         eos: object = None,
         config: dict[str, Any] | None = None,
         template: str | None = None,
+        vocab_size: int | None = None,
     ) -> Path:
         made = tokenizer or byte_level()
         model = {
             "context_length": context_length,
             "eos_token_id": eos_of(made) if eos is None else eos,
         }
+        if vocab_size is not None:
+            model["vocab_size"] = vocab_size
         (tmp_path / "genai_config.json").write_text(json.dumps({"model": model}))
         made.save(str(tmp_path / "tokenizer.json"))
         if config is not None:

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from lemonade_serve import errors
 from lemonade_serve.protocol.messages import ResolvedParams
 from lemonade_serve.worker.sampler import Draw, Drawing, Logits, Mask, Sampler
 
@@ -27,7 +26,7 @@ class Alone:
 
     def draw(self, logits: Logits) -> Draw:
         (draw,) = self._sampler.sample(logits[None].copy(), [self._drawing])
-        if isinstance(draw, errors.GenerationFailed):
+        if isinstance(draw, Exception):
             raise draw
         return draw
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 from pathlib import Path
 
@@ -51,6 +52,23 @@ def test_what_is_not_written_takes_no_memory(cache: KvCache) -> None:
     huge = KvCache(layers=60, rows=64, heads=8, capacity=8192, head_size=128, dtype=np.dtype("f4"))
     huge.side(0, 0, 0, 1)[:] = 1
     assert resident_bytes() - before < 100 << 20
+
+
+def test_a_token_takes_small_pages_whatever_the_system_prefers(cache: KvCache) -> None:
+    cache.exchange(0, 1, 500)
+    for row in range(ROWS):
+        assert "nh" in flags(cache.side(0, 0, row, 1).ctypes.data)
+
+
+def flags(address: int) -> list[str]:
+    """Of the memory at an address: proc_pid_smaps(5), VmFlags."""
+    for mapping in re.split(r"^(?=[0-9a-f]+-)", Path("/proc/self/smaps").read_text(), flags=re.M):
+        begin, end = (
+            (int(a, 16) for a in mapping.split(" ", 1)[0].split("-")) if mapping else (0, 0)
+        )
+        if begin <= address < end:
+            return mapping.rpartition("VmFlags:")[2].split()
+    raise AssertionError(f"nothing is at {address:x}")
 
 
 def test_a_copy_is_of_the_tokens_asked_for_and_no_others(cache: KvCache) -> None:

@@ -191,8 +191,8 @@ def _mask(n: int, vocabulary: int) -> Allowing | None:
     return Allowing(range(0, vocabulary, 2), vocabulary) if n % 3 == 1 else None
 
 
-def _exactly(draws: Sequence[Draw | errors.GenerationFailed]) -> list[Draw | str]:
-    return [draw.message if isinstance(draw, errors.GenerationFailed) else draw for draw in draws]
+def _exactly(draws: Sequence[Draw | Exception]) -> list[Draw | str]:
+    return [str(draw) if isinstance(draw, Exception) else draw for draw in draws]
 
 
 @pytest.mark.parametrize(

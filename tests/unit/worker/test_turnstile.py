@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from lemonade_serve.worker.turnstile import Turnstile
+from tests.daemon import eventually
 
 _CHILD = """
 import os, sys
@@ -55,6 +58,11 @@ class Other:
         assert self._said
         return self._said.readline().strip()
 
+    def waits(self) -> bool:
+        """Whether it waits for the cores: proc_locks(5)."""
+        waiting = re.compile(rf"-> POSIX +ADVISORY +WRITE {self._process.pid} ")
+        return bool(waiting.search(Path("/proc/locks").read_text()))
+
     def kill(self) -> None:
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
@@ -90,6 +98,7 @@ def test_whoever_waits_comes_in_before_the_one_who_leaves_comes_again(file: int)
         one.say("in")
         assert one.hear() == "in"
         two.say("in")
+        eventually(two.waits)
         one.say("leave")
         one.say("in again")
         assert one.hear() == "out"
@@ -111,6 +120,7 @@ def test_a_process_that_is_killed_leaves_the_cores(file: int) -> None:
         one.say("in")
         assert one.hear() == "in"
         two.say("in")
+        eventually(two.waits)
         one.kill()
         assert two.hear() == "in"
 

@@ -49,6 +49,16 @@ class TestPrompts:
     def test_token_ids_are_taken_as_they_are(self, make_vocabulary: MakeVocabulary) -> None:
         assert make_vocabulary().encode(TokensPrompt((5, 0, 5))) == [5, 0, 5]
 
+    def test_a_token_that_only_the_tokenizer_knows_is_refused(
+        self, make_vocabulary: MakeVocabulary
+    ) -> None:
+        whole = make_vocabulary().size
+        assert make_vocabulary(vocab_size=whole + 64).size == whole
+        vocabulary = make_vocabulary(vocab_size=whole - 1)
+        assert vocabulary.encode(TokensPrompt((whole - 2,))) == [whole - 2]
+        with pytest.raises(errors.InvalidRequest, match=f"0 to {whole - 2}"):
+            vocabulary.encode(TokensPrompt((whole - 1,)))
+
     def test_a_token_id_outside_the_vocabulary_is_refused(
         self, make_vocabulary: MakeVocabulary
     ) -> None:

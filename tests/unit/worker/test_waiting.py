@@ -52,6 +52,33 @@ def test_a_client_that_was_away_has_nothing_saved_up() -> None:
     assert served(waiting) == [20, 5, 21, 6, 22, 7, 8, 9]
 
 
+def test_newcomers_without_end_keep_nobody_from_a_second_turn() -> None:
+    waiting = queue((1, "a", 1), (2, "a", 1))
+    assert waiting.pop() == "thing 1"
+    begun = []
+    for n in range(10, 20):
+        waiting.enter(n, f"thing {n}", f"client {n}", 1.0)
+        begun.append(waiting.pop())
+    assert "thing 2" in begun[:3]
+
+
+def test_clients_that_have_nothing_left_are_forgotten() -> None:
+    waiting = queue()
+    for n in range(100):
+        waiting.enter(n, f"thing {n}", f"client {n}", 1.0)
+        waiting.pop()
+    assert len(waiting._clients) < 5
+
+
+def test_of_those_whose_turn_comes_together_the_one_that_waits_longest_is_first() -> None:
+    waiting = queue((1, "a", 1), (2, "c", 1))
+    assert waiting.pop() == "thing 1"  # so that a has its next turn later, and c is next
+    assert waiting.pop() == "thing 2"
+    waiting.enter(3, "thing 3", "c", 1.0)
+    waiting.enter(4, "thing 4", "a", 1.0)
+    assert served(waiting) == [3, 4]
+
+
 def test_who_leaves_gets_the_turn_back() -> None:
     waiting = queue((1, "a", 1), (2, "b", 1), (3, "b", 1))
     for n in range(10, 20):
