@@ -43,6 +43,7 @@ def main() -> None:
         sequence_slots=bounds.sequence_slots,
         kv_cache_tokens=bounds.kv_cache_tokens,
         prefill_chunk_tokens=bounds.prefill_chunk_tokens,
+        turn_timeout_s=bounds.turn_timeout_s,
         engine=bounds.engine,
     )
     engine, _ = open_engine(load, context_length=vocabulary.context_length)

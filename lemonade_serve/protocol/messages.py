@@ -75,6 +75,7 @@ class Load(msgspec.Struct, frozen=True, tag=True, array_like=True):
     sequence_slots: int
     kv_cache_tokens: int
     prefill_chunk_tokens: int
+    turn_timeout_s: float
     engine: str
     """`auto`, or the name of the only engine that may serve it."""
 

@@ -107,6 +107,7 @@ class ProcessLauncher:
                     at_most=settings.kv_cache_tokens, sequences=settings.sequence_slots
                 ),
                 prefill_chunk_tokens=settings.prefill_chunk_tokens,
+                turn_timeout_s=settings.turn_timeout_s,
                 engine=settings.engine,
             )
         )

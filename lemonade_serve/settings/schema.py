@@ -115,6 +115,8 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     and they advance in between."""
     engine: Annotated[str, Meta(pattern="^(auto|batched|onnxruntime-genai)$")] = "auto"
     """What decodes; auto: `batched` where the checkpoint's graph allows it."""
+    turn_timeout_s: Seconds = 30.0
+    """A worker that waited so long for its turn at the cores computes beside whoever has them."""
     handshake_timeout_s: Seconds = 30.0
     load_timeout_s: Seconds = 600.0
     stop_timeout_s: Seconds = 5.0

@@ -37,7 +37,7 @@ def main() -> None:
     load = inbox.get()
     if not isinstance(load, Load):
         raise TypeError(f"a worker's first command is Load, not {type(load).__name__}")
-    turnstile = Turnstile(int(sys.argv[2]), int(sys.argv[3]))
+    turnstile = Turnstile(int(sys.argv[2]), lane=int(sys.argv[3]), timeout_s=load.turn_timeout_s)
     try:
         loop, ready = _load(load, inbox, channel, turnstile)
     except errors.LemonadeError as error:

@@ -71,6 +71,7 @@ def load(cache_dir: Path, engine: str, **bounds: int) -> Engine:
         "sequence_slots": 8,
         "kv_cache_tokens": 4096,
         "prefill_chunk_tokens": 32,
+        "turn_timeout_s": 1,
         **bounds,
     }
     directory = str(checkpoints.original(cache_dir))

@@ -47,6 +47,7 @@ def made(request: pytest.FixtureRequest) -> Engine:
         sequence_slots=SLOTS,
         kv_cache_tokens=CACHE_TOKENS,
         prefill_chunk_tokens=16,
+        turn_timeout_s=1,
         engine=request.param,
     )
     engine, _ = open_engine(load, context_length=2048)

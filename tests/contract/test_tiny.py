@@ -62,6 +62,7 @@ def load(directory: Path, engine: str = "auto") -> Engine:
             sequence_slots=4,
             kv_cache_tokens=256,
             prefill_chunk_tokens=16,
+            turn_timeout_s=1,
             engine=engine,
         ),
         context_length=64,

@@ -247,8 +247,11 @@ class BatchedEngine:
     def _move(self, slot: Slot, row: int) -> None:
         """Give a slot the row, and whoever has that the slot's own."""
         if slot.row != row:
-            tokens = max(slot.written, self._slots.at(row).written)
-            self._runner.cache.exchange(slot.row, row, tokens)
+            other, cache = self._slots.at(row), self._runner.cache
+            tokens = max(slot.written, other.written)
+            cache.exchange(slot.row, row, tokens)
+            if not cache.moves:
+                slot.written = other.written = tokens
             self._slots.exchange(slot.row, row)
 
     def _give_back(self, slot: Slot) -> None:

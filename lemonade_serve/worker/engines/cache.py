@@ -68,7 +68,8 @@ class KvCache:
         ).reshape(shape)
         self._address = self._values.ctypes.data
         self._spare = self._address + regions * self._row_bytes
-        self._moves = self._move(self._address, self._spare)
+        self.moves = self._move(self._address, self._spare)
+        """Whether rows can be exchanged without being written to."""
 
     def side(self, layer: int, side: int, first: int, count: int) -> NDArray[Any]:
         """The keys (side 0) or values (1) of a layer, of `count` rows from `first` on."""
@@ -81,7 +82,7 @@ class KvCache:
     def exchange(self, one: int, other: int, tokens: int) -> None:
         """Two rows change places, at the cost of their page tables. Neither holds more than so many
         tokens: where the kernel cannot move pages, these are copied."""
-        if not self._moves:
+        if not self.moves:
             held = self._values[:, one, :, :tokens].copy()
             self.copy(other, one, 0, tokens)
             self._values[:, other, :, :tokens] = held
@@ -89,7 +90,8 @@ class KvCache:
         for side in range(self._sides):
             a, b = self._region(side, one), self._region(side, other)
             if not (self._move(a, self._spare) and self._move(b, a) and self._move(self._spare, b)):
-                raise MemoryError("the kernel does not exchange rows of the KV cache any more")
+                # Two sequences are half in each other's place: nothing here can be trusted now.
+                raise SystemExit("the kernel does not exchange rows of the KV cache any more")
 
     def give_back(self, row: int) -> None:
         """Its memory is the system's again; what it held is gone."""

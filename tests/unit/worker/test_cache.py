@@ -83,7 +83,7 @@ def test_a_copy_is_of_the_tokens_asked_for_and_no_others(cache: KvCache) -> None
 
 @pytest.mark.parametrize("moves", [True, False])
 def test_rows_that_are_exchanged_have_each_others_content(cache: KvCache, moves: bool) -> None:
-    cache._moves = cache._moves and moves  # an old kernel cannot
+    cache.moves = cache.moves and moves  # an old kernel cannot
     for row in range(ROWS):
         fill(cache, row, 10 * row)
     for one, other in ((0, 3), (1, 2), (0, 1), (3, 3 - 1)):
@@ -92,7 +92,7 @@ def test_rows_that_are_exchanged_have_each_others_content(cache: KvCache, moves:
 
 
 def test_this_kernel_moves_pages(cache: KvCache) -> None:
-    assert cache._moves
+    assert cache.moves
 
 
 def test_exchanging_touches_nothing(cache: KvCache) -> None:

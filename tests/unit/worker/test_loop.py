@@ -310,7 +310,7 @@ def test_a_command_that_a_serving_worker_cannot_obey_is_a_bug(
     talk: Callable[..., Conversation],
 ) -> None:
     conversation = talk()
-    conversation.inbox.put(Load("/x", "cpu", 1, 1, 64, 16, "auto"))
+    conversation.inbox.put(Load("/x", "cpu", 1, 1, 64, 16, 1.0, "auto"))
     with pytest.raises(TypeError, match="got Load"):
         conversation.loop().run()
 

@@ -19,7 +19,9 @@ from tests.daemon import eventually
 _CHILD = """
 import os, sys
 from lemonade_serve.worker.turnstile import Turnstile
-turnstile = Turnstile(int(sys.argv[1]), int(sys.argv[2]))
+turnstile = Turnstile(
+    int(sys.argv[1]), lane=int(sys.argv[2]), timeout_s=float(sys.argv[3])
+)
 for line in sys.stdin:
     if line == "many\\n":
         for _ in range(200):
@@ -69,8 +71,10 @@ class Other:
 
 
 @contextmanager
-def other(file: int, lane: int = 0, said: int = subprocess.PIPE) -> Iterator[Other]:
-    command = [sys.executable, "-c", _CHILD, str(file), str(lane)]
+def other(
+    file: int, lane: int = 0, said: int = subprocess.PIPE, timeout_s: float = 60
+) -> Iterator[Other]:
+    command = [sys.executable, "-c", _CHILD, str(file), str(lane), str(timeout_s)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=said, pass_fds=(file,), text=True) as process:
         try:
@@ -125,8 +129,27 @@ def test_a_process_that_is_killed_leaves_the_cores(file: int) -> None:
         assert two.hear() == "in"
 
 
+def test_one_that_stands_still_holds_nobody_up_for_ever(file: int) -> None:
+    with other(file) as one, other(file, timeout_s=0.05) as two:
+        one.say("in")
+        assert one.hear() == "in"
+        for _ in range(3):  # beside it, and again
+            two.say("in")
+            assert two.hear() == "in"
+            two.say("leave")
+            assert two.hear() == "out"
+        one.say("leave")
+        assert one.hear() == "out"
+        two.say("in")
+        assert two.hear() == "in"
+        one.say("in")
+        eventually(one.waits)
+        two.say("leave")
+        assert one.hear() == "in"
+
+
 def test_an_error_leaves_the_cores(file: int) -> None:
-    with pytest.raises(ZeroDivisionError), Turnstile(file, 0).turn():
+    with pytest.raises(ZeroDivisionError), Turnstile(file, lane=0, timeout_s=60).turn():
         _ = 1 // 0
     with other(file) as one:
         one.say("in")
