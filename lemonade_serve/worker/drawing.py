@@ -70,6 +70,11 @@ class Drawing:
             self._biases.size or self._history or self._mask or self._drawn < self.params.min_length
         )
 
+    @property
+    def plain(self) -> bool:
+        """Whether it takes the most likely token, and says no more of it."""
+        return self.greedy and self.params.logprobs is None and not self.changes
+
     def adjust(self, logits: _Row) -> None:
         """All steps up to the mask. Raises what guidance raises."""
         if self._biases.size:

@@ -162,6 +162,8 @@ class Loop:
 
     def _tell_places(self) -> None:
         """Those that wait hear how many are ahead of them, when that has changed."""
+        if not self._waiting and not self._told:
+            return
         places = {request: ahead for ahead, request in enumerate(self._waiting.order())}
         news = places.items() - self._told.items()
         self._told = places
