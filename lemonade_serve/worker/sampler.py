@@ -135,9 +135,12 @@ class Sampler:
         others are not touched by it.
         """
         best = logits.argmax(axis=1).tolist()
-        if len(drawings) == 1 and drawings[0].plain and np.isfinite(logits[0, best[0]]):
-            drawings[0].accept(best[0])  # one stream feels every microsecond
-            return [Draw(best[0])]
+        if all(drawing.plain for drawing in drawings):  # a step feels every microsecond
+            peaks = logits[np.arange(len(best)), best]
+            if np.isfinite(peaks).all():
+                for drawing, token in zip(drawings, best, strict=True):
+                    drawing.accept(token)
+                return [Draw(token) for token in best]
         turns = [
             _Turn(row, drawings[row], row_logits, best[row])
             for row, row_logits in enumerate(logits)
