@@ -261,3 +261,12 @@ def test_a_cancelled_prompt_is_no_loss_to_those_that_wait_for_it(
     assert {request: talk.said[request] for request in (15, 25, 35)} == {
         request: expected[request] for request in (15, 25, 35)
     }
+
+
+def test_short_prompts_are_read_in_one_step(engine: Engine, prompts: dict[int, list[int]]) -> None:
+    talk = Talk(engine)
+    short = {request: [request + 100, *prompts[49]][:8] for request in range(4)}
+    for request, prompt in short.items():
+        talk.start(request, prompt, GREEDY)
+    talk.step()
+    assert {request: len(said) for request, said in talk.said.items()} == dict.fromkeys(short, 1)

@@ -32,6 +32,9 @@ from lemonade_serve.worker.sampler import Drawing, Logits, Sampler
 
 Event = Admitted | Sampled | Broken
 
+_LEAST_CHUNK = 8
+"""A step that has fewer tokens of its bound left begins no further prompt."""
+
 
 class _Running:
     """A sequence in its slot, and the last token sampled, which the model has not read yet."""
@@ -64,7 +67,7 @@ class _Reading:
 class BatchedEngine:
     """Serves the decoder of a checkpoint whose context is `context_length` tokens.
 
-    A step reads `prefill_chunk_tokens` of a prompt, or half as many beside sequences that decode,
+    A step reads `prefill_chunk_tokens` of prompts, or half as many beside sequences that decode,
     and gives each of these a token. What an ended sequence left in its slot is used for the prompts
     that begin the same, by whichever client; prompts that begin the same at the same time are read
     once. Raises ModelLoadError when ONNX Runtime cannot load the graph, and NoCapacity when there
@@ -134,11 +137,11 @@ class BatchedEngine:
         self._reading = [reading for reading in self._reading if reading.running]
 
     def step(self) -> Step:
-        bound = self._chunk // 2 if self._decoding else self._chunk
+        bound = self._read_tokens + (self._chunk // 2 if self._decoding else self._chunk)
         events = self._decode() if self._decoding else []
         batch = sum(isinstance(event, Sampled) for event in events)
-        if self._reading:
-            events += self._read(bound)
+        while self._reading and bound - self._read_tokens >= _LEAST_CHUNK:
+            events += self._read(bound - self._read_tokens)
         return Step(events, batch)
 
     def _decode(self) -> list[Event]:
