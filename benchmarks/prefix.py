@@ -16,18 +16,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.figures import of_rounds
+from benchmarks import trial
 from benchmarks.prompts import Prompts
-from benchmarks.result import parser, save
-from benchmarks.sides import (
-    Side,
-    add_arguments,
-    by_turns,
-    described,
-    open_sides,
-    prompts_of,
-    served,
-)
+from benchmarks.result import parser
+from benchmarks.sides import Side, add_arguments
 from benchmarks.streams import Server
 from benchmarks.traffic import Ask, Target, send
 
@@ -42,25 +34,10 @@ async def measure(side: Side, prompts: Prompts, given: argparse.Namespace) -> di
         server, model = side.targets[0]
         named = Target(Server(server.url, {**server.headers, "X-Client-Id": client}), model)
         ask = Ask(named, prompts.after(common, given.own), _OUTPUT_TOKENS)
-        exchange = await send(ask)
-        await exchange.over(given.patience)
-        answer = exchange.read()
-        assert not answer.problem, answer.problem
+        answer = await trial.answered(send(ask), given)
         row[f"{client}_ttft_ms"] = answer.time_to_first_token * 1e3
         row[f"{client}_cached_tokens"] = answer.cached_tokens
     return row
-
-
-def summary(rows: Sequence[dict[str, Any]], sides: Sequence[str]) -> list[dict[str, Any]]:
-    """Medians and quartiles; the ratio of the second client's to the first's is taken by round."""
-    table = []
-    for side in sides:
-        own = [row[side] for row in rows]
-        entry: dict[str, Any] = {"side": side, "rounds": len(own)}
-        entry |= {name: of_rounds(row[name] for row in own) for name in own[0]}
-        entry["ratio"] = of_rounds(row["second_ttft_ms"] / row["first_ttft_ms"] for row in own)
-        table.append(entry)
-    return table
 
 
 def show(table: Sequence[dict[str, Any]]) -> None:
@@ -80,21 +57,13 @@ def main() -> None:
     arguments.add_argument("--own", type=int, default=20, help="tokens of a question")
     add_arguments(arguments)
     given = arguments.parse_args()
-    with open_sides(given, ["model"]) as sides:
-        prompts = prompts_of(given, sides)
-        rows = by_turns(
-            sides, given.rounds, prompts.choose, lambda side: measure(side, prompts, given)
-        )
-    table = summary(rows, [side.name for side in sides])
-    save(
+    table = trial.run(
         __doc__,
         given,
-        served(given),
-        sides={side.name: described(side) for side in sides},
+        measure,
+        {"ratio": ("second_ttft_ms", "first_ttft_ms")},
         shared_tokens=given.shared,
         own_tokens=given.own,
-        summary=table,
-        rounds=rows,
     )
     show(table)
     sys.exit(table[0]["ratio"]["median"] > _ALLOWED)

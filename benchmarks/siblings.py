@@ -16,18 +16,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.figures import of_rounds
+from benchmarks import trial
 from benchmarks.prompts import Prompts
-from benchmarks.result import parser, save
-from benchmarks.sides import (
-    Side,
-    add_arguments,
-    by_turns,
-    described,
-    open_sides,
-    prompts_of,
-    served,
-)
+from benchmarks.result import parser
+from benchmarks.sides import Side, add_arguments
 from benchmarks.traffic import Ask, send
 
 _OUTPUT_TOKENS = 16
@@ -39,30 +31,14 @@ async def measure(side: Side, prompts: Prompts, given: argparse.Namespace) -> di
     row = {}
     for n in prompts.choose.sample([1, given.n], 2):
         ask = Ask(side.targets[0], prompts.new(given.prompt), _OUTPUT_TOKENS)
-        exchange = await send(ask, temperature=1, seed=prompts.choose.randrange(2**31), n=n)
-        await exchange.over(given.patience)
-        answer = exchange.read()
-        assert not answer.problem, answer.problem
+        exchange = send(ask, temperature=1, seed=prompts.choose.randrange(2**31), n=n)
+        answer = await trial.answered(exchange, given)
         assert len(answer.choices) == n, f"{len(answer.choices)} choices instead of {n}"
         last = max(times[0] for times in answer.choices.values())
         name = "one" if n == 1 else "several"
         row[f"{name}_ttft_ms"] = answer.time_to_first_token * 1e3
         row[f"{name}_all_ms"] = (last - answer.began) * 1e3
     return row
-
-
-def summary(rows: Sequence[dict[str, Any]], sides: Sequence[str]) -> list[dict[str, Any]]:
-    """Medians and quartiles; ratios of several to one are taken by pair."""
-    table = []
-    for side in sides:
-        pairs = [row[side] for row in rows]
-        entry: dict[str, Any] = {"side": side, "pairs": len(pairs)}
-        entry |= {name: of_rounds(pair[name] for pair in pairs) for name in pairs[0]}
-        for figure in ("ttft", "all"):
-            ratios = [pair[f"several_{figure}_ms"] / pair[f"one_{figure}_ms"] for pair in pairs]
-            entry[f"{figure}_ratio"] = of_rounds(ratios)
-        table.append(entry)
-    return table
 
 
 def show(table: Sequence[dict[str, Any]]) -> None:
@@ -83,21 +59,13 @@ def main() -> None:
     arguments.add_argument("--prompt", type=int, default=1000, help="tokens")
     add_arguments(arguments)
     given = arguments.parse_args()
-    with open_sides(given, ["model"]) as sides:
-        prompts = prompts_of(given, sides)
-        rows = by_turns(
-            sides, given.rounds, prompts.choose, lambda side: measure(side, prompts, given)
-        )
-    table = summary(rows, [side.name for side in sides])
-    save(
+    table = trial.run(
         __doc__,
         given,
-        served(given),
-        sides={side.name: described(side) for side in sides},
+        measure,
+        {f"{name}_ratio": (f"several_{name}_ms", f"one_{name}_ms") for name in ("ttft", "all")},
         n=given.n,
         prompt_tokens=given.prompt,
-        summary=table,
-        rounds=rows,
     )
     show(table)
     sys.exit(table[0]["ttft_ratio"]["median"] > _ALLOWED)

@@ -21,18 +21,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from benchmarks.figures import of_rounds
+from benchmarks import trial
 from benchmarks.prompts import Prompts
-from benchmarks.result import parser, quantile, save
-from benchmarks.sides import (
-    Side,
-    add_arguments,
-    by_turns,
-    described,
-    open_sides,
-    prompts_of,
-    served,
-)
+from benchmarks.result import parser, quantile
+from benchmarks.sides import Side, add_arguments
 from benchmarks.streams import Answer
 from benchmarks.traffic import Ask, send
 from lemonade_serve.settings import Worker
@@ -45,16 +37,13 @@ _MOST_TOKENS = 1500
 """Of a stream, which ends when the long prompt has been answered."""
 
 
-async def measure(
-    side: Side, prompts: Prompts, chunk_tokens: int, given: argparse.Namespace
-) -> dict[str, float]:
+async def measure(side: Side, prompts: Prompts, given: argparse.Namespace) -> dict[str, float]:
     """One round of one side, in ms."""
     target = side.targets[0]
 
     async def long() -> Answer:
-        exchange = await send(Ask(target, prompts.new(given.prompt), _LONG_OUTPUT_TOKENS))
-        await exchange.over(given.patience)
-        return _whole(exchange.read())
+        ask = Ask(target, prompts.new(given.prompt), _LONG_OUTPUT_TOKENS)
+        return await trial.answered(send(ask), given)
 
     alone = await long()
     streams = []
@@ -77,6 +66,7 @@ async def measure(
                 during.append(later - earlier)
     assert before, "the streams had no gap before the long prompt came"
     assert during, "the streams were over before the long prompt was read"
+    chunk_tokens = chunk_tokens_of(side, given)
     chunks = math.ceil(alone.prompt_tokens / chunk_tokens)
     return {
         "gap_before_p50_ms": quantile(before, 0.5) * 1e3,
@@ -89,13 +79,9 @@ async def measure(
         "rise_ms": (quantile(during, 0.95) - quantile(before, 0.95)) * 1e3,
         "ttft_alone_ms": alone.time_to_first_token * 1e3,
         "ttft_among_streams_ms": arrived.time_to_first_token * 1e3,
+        "chunk_tokens": chunk_tokens,
         "chunk_ms": alone.time_to_first_token * 1e3 / chunks,
     }
-
-
-def _whole(answer: Answer) -> Answer:
-    assert not answer.problem, answer.problem
-    return answer
 
 
 def chunk_tokens_of(side: Side, given: argparse.Namespace) -> int:
@@ -103,18 +89,6 @@ def chunk_tokens_of(side: Side, given: argparse.Namespace) -> int:
         return int(given.chunk_tokens)
     said = side.settings.get("WORKER__PREFILL_CHUNK_TOKENS")
     return int(said or Worker().prefill_chunk_tokens)
-
-
-def summary(rows: Sequence[dict[str, Any]], chunks: dict[str, int]) -> list[dict[str, Any]]:
-    """Medians and quartiles over the rounds. `rise_of_chunk` is taken by round."""
-    table = []
-    for side, chunk_tokens in chunks.items():
-        figures = [row[side] for row in rows]
-        entry: dict[str, Any] = {"side": side, "rounds": len(rows), "chunk_tokens": chunk_tokens}
-        entry |= {name: of_rounds(row[name] for row in figures) for name in figures[0]}
-        entry["rise_of_chunk"] = of_rounds(row["rise_ms"] / row["chunk_ms"] for row in figures)
-        table.append(entry)
-    return table
 
 
 def show(table: Sequence[dict[str, Any]]) -> None:
@@ -127,7 +101,7 @@ def show(table: Sequence[dict[str, Any]]) -> None:
         print(
             f"{row['side']:10} {row['gap_before_p95_ms']['median']:15.1f} "
             f"{row['gap_during_p95_ms']['median']:7.1f} {row['rise_ms']['median']:10.1f} "
-            f"{row['chunk_ms']['median']:9.1f} ({row['chunk_tokens']:4})    "
+            f"{row['chunk_ms']['median']:9.1f} ({row['chunk_tokens']['median']:4})    "
             f"{row['rise_of_chunk']['median']:.3f} ({low:.3f} to {high:.3f}) "
             f"{row['ttft_alone_ms']['median']:14.0f} {row['ttft_among_streams_ms']['median']:14.0f}"
         )
@@ -140,25 +114,13 @@ def main() -> None:
     arguments.add_argument("--chunk-tokens", type=int, default=512, help="of a stranger")
     add_arguments(arguments)
     given = arguments.parse_args()
-    with open_sides(given, ["model"]) as sides:
-        prompts = prompts_of(given, sides)
-        chunks = {side.name: chunk_tokens_of(side, given) for side in sides}
-        rows = by_turns(
-            sides,
-            given.rounds,
-            prompts.choose,
-            lambda side: measure(side, prompts, chunks[side.name], given),
-        )
-    table = summary(rows, chunks)
-    save(
+    table = trial.run(
         __doc__,
         given,
-        served(given),
-        sides={side.name: described(side) for side in sides},
+        measure,
+        {"rise_of_chunk": ("rise_ms", "chunk_ms")},
         streams=given.streams,
         prompt_tokens=given.prompt,
-        summary=table,
-        rounds=rows,
     )
     show(table)
     risen = table[0]["rise_of_chunk"]["median"]

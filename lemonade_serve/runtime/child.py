@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from signal import Signals
 
@@ -50,12 +50,11 @@ class Child(asyncio.Protocol):
         handshake_timeout_s: float,
         arguments: Sequence[str] = (),
         inherited: Sequence[int] = (),
-        environment: Mapping[str, str] | None = None,
     ) -> Child:
         """Start it and wait for its Hello. Raises ChildError; leaves no process then.
 
         `arguments` follow the number of its socket; `inherited` are files that it shares with us,
-        under the same numbers; without an `environment` it has ours.
+        under the same numbers.
         """
         child = cls()
         ours, theirs = socket.socketpair()
@@ -71,7 +70,6 @@ class Child(asyncio.Protocol):
                 str(theirs.fileno()),
                 *arguments,
                 pass_fds=(theirs.fileno(), *inherited),
-                env=environment,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,

@@ -19,11 +19,6 @@ from lemonade_serve.runtime.client import WorkerClient
 from lemonade_serve.runtime.lanes import Lanes
 from lemonade_serve.settings import Worker as WorkerSettings
 
-_TUNABLES = "GLIBC_TUNABLES"
-_HUGE_PAGES = "glibc.malloc.hugetlb"
-"""1: large allocations, such as weights, are in huge pages where the system leaves that to programs
-(glibc 2.35): 5 % more tokens/s for one stream."""
-
 
 class ProcessLauncher:
     """The `Launcher` (domain/ports.py) of real processes.
@@ -76,7 +71,6 @@ class ProcessLauncher:
                 handshake_timeout_s=settings.handshake_timeout_s,
                 arguments=(str(turnstile), str(lane)),
                 inherited=(turnstile,),
-                environment=_with_huge_pages(os.environ),
             )
         except (ChildError, OSError) as error:
             raise errors.ModelLoadError(f"no worker for {info.name}: {error}") from error
@@ -128,11 +122,3 @@ class ProcessLauncher:
                 )
             case other:
                 raise errors.ModelLoadError(f"{info.name}: the worker sent {type(other).__name__}")
-
-
-def _with_huge_pages(environment: Mapping[str, str]) -> dict[str, str]:
-    """A worker's environment; whoever has set the tunable already knows better."""
-    tunables = environment.get(_TUNABLES, "")
-    if _HUGE_PAGES not in tunables:
-        tunables = ":".join(filter(None, (tunables, f"{_HUGE_PAGES}=1")))
-    return {**environment, _TUNABLES: tunables}

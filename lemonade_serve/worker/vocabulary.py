@@ -93,6 +93,9 @@ class Vocabulary:
                 param=field,
             )
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        if unknown := [token for token in ids if token >= self.size]:
+            spelt = self._tokenizer.id_to_token(unknown[0])
+            raise errors.InvalidRequest(f"this model knows no {spelt}", param=field)
         return ids
 
     def decode(self, tokens: Sequence[int]) -> str:

@@ -58,6 +58,10 @@ class Broken(NamedTuple):
     message: str
     code: str = errors.GenerationFailed.code
 
+    @classmethod
+    def by(cls, error: Exception, id: Id) -> Broken:
+        return cls(id, str(error) or type(error).__name__, failure_code(error))
+
 
 class Step(NamedTuple):
     """What one step brought. `batch` sequences got a token together."""

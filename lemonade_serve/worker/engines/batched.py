@@ -1,8 +1,8 @@
 """Decodes many sequences in one step, on plain ONNX Runtime.
 
 Those that decode have the first rows of the KV cache, so that a step is one run over a contiguous
-batch. A newcomer is read in chunks into a row behind them, a chunk a step, and moves up when it is
-done. Every row attends to its own length only, and gives the same bits in every batch.
+batch. A newcomer is read in chunks into a row behind them, between the steps, and moves up when it
+is done. Every row attends to its own length only, and gives the same bits in every batch.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lemonade_serve import errors
 from lemonade_serve.protocol.messages import Load, ResolvedParams
 from lemonade_serve.worker.engines.base import (
     Admitted,
@@ -23,7 +22,6 @@ from lemonade_serve.worker.engines.base import (
     Step,
     chunk_of,
     common_prefix,
-    failure_code,
 )
 from lemonade_serve.worker.engines.choice import Decoder
 from lemonade_serve.worker.engines.runner import Runner
@@ -70,8 +68,7 @@ class BatchedEngine:
     A step reads `prefill_chunk_tokens` of prompts, or half as many beside sequences that decode,
     and gives each of these a token. What an ended sequence left in its slot is used for the prompts
     that begin the same, by whichever client; prompts that begin the same at the same time are read
-    once. Raises ModelLoadError when ONNX Runtime cannot load the graph, and NoCapacity when there
-    is no memory for it.
+    once. Raises what ONNX Runtime does when it cannot load the graph.
     """
 
     name = "batched"
@@ -85,21 +82,14 @@ class BatchedEngine:
         """By row."""
         self._read_tokens = 0
         self._sampler = Sampler(decoder.vocabulary)
-        try:
-            self._runner = Runner(
-                decoder,
-                threads=load.threads,
-                rows=load.sequence_slots,
-                capacity=min(context_length, load.kv_cache_tokens),
-            )
-            self._slots = Slots(
-                load.sequence_slots, load.kv_cache_tokens, first_row=self._runner.first
-            )
-            self._warm_up()
-        except Exception as error:  # native code raises anything, std::bad_alloc included
-            if failure_code(error) == errors.NoCapacity.code:
-                raise errors.NoCapacity(f"there is no memory to load it: {error}") from error
-            raise errors.ModelLoadError(str(error)) from error
+        self._runner = Runner(
+            decoder,
+            threads=load.threads,
+            rows=load.sequence_slots,
+            capacity=min(context_length, load.kv_cache_tokens),
+        )
+        self._slots = Slots(load.sequence_slots, load.kv_cache_tokens, first_row=self._runner.first)
+        self._warm_up()
         self.kv_cache_bytes = load.kv_cache_tokens * self._runner.cache.token_bytes
 
     @property
@@ -116,7 +106,7 @@ class BatchedEngine:
     def start(self, group: Group) -> None:
         slots, given_back = self._slots.take(group.prompt, len(group.sequences), group.tokens)
         for slot in given_back:
-            self._give_back(slot)
+            self._runner.cache.give_back(slot.row)
         running = [_Running(s, slot) for s, slot in zip(group.sequences, slots, strict=True)]
         due = self._read_tokens + len(group.prompt)
         self._reading.append(_Reading(group, running, due))
@@ -224,7 +214,7 @@ class BatchedEngine:
         events: list[Event] = []
         for one, draw in zip(running, drawn, strict=True):
             if isinstance(draw, Exception):
-                events.append(_broken(one, draw))
+                events.append(Broken.by(draw, one.sequence.id))
                 self.release(one.sequence.id)
             else:
                 one.pending = draw.token
@@ -238,8 +228,9 @@ class BatchedEngine:
         except Exception as error:  # native code raises anything, std::bad_alloc included
             for one in running:
                 self.release(one.sequence.id)
-                self._give_back(one.slot)
-            return [_broken(one, error) for one in running]
+                self._runner.cache.give_back(one.slot.row)
+                one.slot.forget()
+            return [Broken.by(error, one.sequence.id) for one in running]
 
     def _copy(self, source: Slot, target: Slot, end: int) -> None:
         """Let `target`, which holds a beginning of it already, hold the first `end` tokens."""
@@ -257,10 +248,6 @@ class BatchedEngine:
                 slot.written = other.written = tokens
             self._slots.exchange(slot.row, row)
 
-    def _give_back(self, slot: Slot) -> None:
-        self._runner.cache.give_back(slot.row)
-        slot.forget()
-
     def _warm_up(self) -> None:
         """A chunk, a step and a draw, before anyone waits for them."""
         row = self._runner.first
@@ -268,8 +255,3 @@ class BatchedEngine:
         logits = self._runner.run(row, np.zeros((1, 1), np.int64), np.array([2]))
         self._sampler.sample(logits, [Drawing(ResolvedParams(), [0], frozenset())])
         self._runner.cache.give_back(row)
-
-
-def _broken(running: _Running, error: Exception) -> Broken:
-    why = str(error) or type(error).__name__
-    return Broken(running.sequence.id, why, failure_code(error))

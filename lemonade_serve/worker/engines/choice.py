@@ -28,7 +28,7 @@ class Choice(NamedTuple):
     why: str
 
 
-class _Model(msgspec.Struct):
+class ModelConfig(msgspec.Struct):
     decoder: DecoderConfig
     encoder: Any = None
     embedding: Any = None
@@ -37,7 +37,7 @@ class _Model(msgspec.Struct):
 
 
 class _Config(msgspec.Struct):
-    model: _Model
+    model: ModelConfig
 
 
 def examine(directory: Path, execution_provider: str) -> Choice:
@@ -49,7 +49,7 @@ def examine(directory: Path, execution_provider: str) -> Choice:
     try:
         if execution_provider != "cpu":
             raise Unfit(f"it runs on {execution_provider}, not on cpu")
-        model = _read_config(directory / "genai_config.json")
+        model = read_config(directory)
         _require_text_only(model)
         path = directory / model.decoder.filename
         graph = DecoderGraph(path, _read_graph(path), model.decoder)
@@ -58,7 +58,9 @@ def examine(directory: Path, execution_provider: str) -> Choice:
         return Choice(None, str(unfit))
 
 
-def _read_config(path: Path) -> _Model:
+def read_config(directory: Path) -> ModelConfig:
+    """`model` of a checkpoint's configuration. Raises ModelLoadError."""
+    path = directory / "genai_config.json"
     try:
         return msgspec.json.decode(path.read_bytes(), type=_Config).model
     except (OSError, msgspec.DecodeError) as error:
@@ -74,7 +76,7 @@ def _read_graph(path: Path) -> ModelProto:
         raise errors.ModelLoadError(f"{path} is not an ONNX file: {error}") from error
 
 
-def _require_text_only(model: _Model) -> None:
+def _require_text_only(model: ModelConfig) -> None:
     for part in ("encoder", "embedding", "vision", "speech"):
         if getattr(model, part):
             raise Unfit(f"it has a part besides the decoder: {part}")

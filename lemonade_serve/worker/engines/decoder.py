@@ -85,10 +85,16 @@ class DecoderConfig(msgspec.Struct):
     filename: str = "model.onnx"
     head_size: int = 0
     num_hidden_layers: int = 0
+    num_key_value_heads: int = 0
     inputs: _Inputs = msgspec.field(default_factory=_Inputs)
     outputs: _Outputs = msgspec.field(default_factory=_Outputs)
     pipeline: Any = None
     sliding_window: Any = None
+
+    @property
+    def token_bytes(self) -> int:
+        """What a token takes of a KV cache in float32."""
+        return 4 * 2 * self.num_hidden_layers * self.num_key_value_heads * self.head_size
 
 
 class Unfit(Exception):

@@ -12,11 +12,9 @@ from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import onnxruntime_genai as og
 
-from lemonade_serve import errors
 from lemonade_serve.protocol.messages import Load, ResolvedParams
 from lemonade_serve.worker.engines.base import (
     Admitted,
@@ -28,15 +26,14 @@ from lemonade_serve.worker.engines.base import (
     Step,
     chunk_of,
     common_prefix,
-    failure_code,
 )
+from lemonade_serve.worker.engines.choice import read_config
 from lemonade_serve.worker.sampler import Drawing, Logits, Sampler
 
 _CAPACITY_STEP = 256
 _GROWTH = 1.5
 """KV caches are made larger than asked for, by this factor and to a multiple of so many tokens,
 where there is room: the next turn of the same chat is longer, and should fit."""
-_VALUE_BYTES = 4
 
 
 @dataclass(kw_only=True)
@@ -64,28 +61,13 @@ class _Running:
         return self.cache.capacity if self.cache else self.needed
 
 
-class _Decoder(msgspec.Struct):
-    num_hidden_layers: int = 0
-    num_key_value_heads: int = 0
-    head_size: int = 0
-
-
-class _Model(msgspec.Struct):
-    decoder: _Decoder
-
-
-class _Config(msgspec.Struct):
-    model: _Model
-
-
 class GenaiEngine:
     """Serves the checkpoint that `load` says, of `context_length` tokens. Its `execution_provider`
     is onnxruntime-genai's name of one, or `cpu`.
 
     At most `sequence_slots` sequences run at once, in turn. A prompt is read
     `prefill_chunk_tokens` at a time, between other sequences' tokens, and for each sequence of a
-    group again. Raises ModelLoadError when onnxruntime-genai cannot load the checkpoint, and
-    NoCapacity when there is no memory for it.
+    group again. Raises what onnxruntime-genai does when it cannot load the checkpoint.
     """
 
     name = "onnxruntime-genai"
@@ -97,14 +79,10 @@ class GenaiEngine:
         self._chunk = load.prefill_chunk_tokens
         self._running: deque[_Running] = deque()
         self._kept: list[_Cache] = []  # least recently used first
-        try:
-            self._model = _model(load)
-            self._sampler = self._warm_up()
-        except (RuntimeError, MemoryError) as error:
-            if failure_code(error) == errors.NoCapacity.code:
-                raise errors.NoCapacity(f"there is no memory to load it: {error}") from error
-            raise errors.ModelLoadError(str(error)) from error
-        self.kv_cache_bytes = load.kv_cache_tokens * _token_bytes(Path(load.path))
+        self._model = _model(load)
+        self._sampler = self._warm_up()
+        token_bytes = read_config(Path(load.path)).decoder.token_bytes
+        self.kv_cache_bytes = load.kv_cache_tokens * token_bytes
 
     @property
     def idle(self) -> bool:
@@ -140,8 +118,7 @@ class GenaiEngine:
             return self._advance(running)
         except Exception as error:  # native code raises anything, std::bad_alloc included
             self._running.remove(running)
-            why = str(error) or type(error).__name__
-            return Step([Broken(running.sequence.id, why, failure_code(error))])
+            return Step([Broken.by(error, running.sequence.id)])
 
     def _advance(self, running: _Running) -> Step:
         if running.cache is None:
@@ -239,11 +216,3 @@ def _last(generator: og.Generator) -> Logits:
     logits = generator.get_logits()
     rows: Logits = logits.reshape(-1, logits.shape[-1])[-1:].astype(np.float32)
     return rows
-
-
-def _token_bytes(directory: Path) -> int:
-    """What a token takes of the KV cache, in float32."""
-    config = (directory / "genai_config.json").read_bytes()
-    decoder = msgspec.json.decode(config, type=_Config).model.decoder
-    sides = 2 * decoder.num_hidden_layers * decoder.num_key_value_heads
-    return sides * decoder.head_size * _VALUE_BYTES

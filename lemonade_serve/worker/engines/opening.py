@@ -8,8 +8,8 @@ from typing import Final
 
 from lemonade_serve import errors
 from lemonade_serve.protocol.messages import Load
-from lemonade_serve.worker.engines.base import Engine
-from lemonade_serve.worker.engines.choice import examine
+from lemonade_serve.worker.engines.base import Engine, failure_code
+from lemonade_serve.worker.engines.choice import Choice, examine
 
 _PLAIN_ATTENTION: Final = "ORT_GQA_DISABLE_FLASH_ATTENTION"
 """ONNX Runtime reads it from the environment when it makes a session. Its flash attention for CPUs
@@ -20,16 +20,30 @@ engines must round alike."""
 def open_engine(load: Load, *, context_length: int) -> tuple[Engine, str]:
     """The engine, loaded and warm, and why it is this one. Raises ModelLoadError, and NoCapacity
     where there is no memory."""
-    os.environ[_PLAIN_ATTENTION] = "1"
-    decoder, why = examine(Path(load.path), load.execution_provider)
+    os.environ.setdefault(_PLAIN_ATTENTION, "1")
+    decoder, why = _choose(load)
+    try:
+        if decoder is None:
+            from lemonade_serve.worker.engines.genai import GenaiEngine
+
+            return GenaiEngine(load, context_length=context_length), why
+        from lemonade_serve.worker.engines.batched import BatchedEngine
+
+        return BatchedEngine(load, decoder, context_length=context_length), why
+    except errors.LemonadeError:
+        raise
+    except Exception as error:  # native code raises anything, std::bad_alloc included
+        if failure_code(error) == errors.NoCapacity.code:
+            raise errors.NoCapacity(f"there is no memory to load it: {error}") from error
+        raise errors.ModelLoadError(str(error)) from error
+
+
+def _choose(load: Load) -> Choice:
     if load.engine == "onnxruntime-genai":
-        decoder, why = None, "worker.engine says so"
-    if decoder is None and load.engine == "batched":
-        raise errors.ModelLoadError(f"worker.engine is batched, and this model cannot: {why}")
-    if decoder is None:
-        from lemonade_serve.worker.engines.genai import GenaiEngine
-
-        return GenaiEngine(load, context_length=context_length), why
-    from lemonade_serve.worker.engines.batched import BatchedEngine
-
-    return BatchedEngine(load, decoder, context_length=context_length), why
+        return Choice(None, "worker.engine says so")
+    choice = examine(Path(load.path), load.execution_provider)
+    if choice.decoder is None and load.engine == "batched":
+        raise errors.ModelLoadError(
+            f"worker.engine is batched, and this model cannot: {choice.why}"
+        )
+    return choice

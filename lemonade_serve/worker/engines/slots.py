@@ -74,7 +74,7 @@ class Slots:
 
     def take(self, prompt: Some[int], count: int, tokens: int) -> tuple[list[Slot], list[Slot]]:
         """Slots for `count` sequences that fit, the one that knows most of `prompt` first; and
-        those slots whose rows have to be given back for them.
+        those slots, now empty, whose rows have to be given back for them.
 
         A slot most of which is of use goes on with its own row, and so does one of any use where
         all of them are taken. Otherwise one of which others may want more keeps what it has, if
@@ -82,32 +82,30 @@ class Slots:
         """
         idle = sorted((slot for slot in self._slots if slot.idle), key=lambda slot: slot.last_use)
         free = self._capacity - self.promised
-        room = free - count * tokens
-        best = max(idle, key=lambda slot: common_prefix(slot.tokens, prompt))
+        best = max(reversed(idle), key=lambda slot: common_prefix(slot.tokens, prompt))
         shared = common_prefix(best.tokens, prompt)
-        mostly = 2 * shared >= len(best.tokens) or best.written > room or count == len(idle)
+        kept_anyway = 2 * shared < len(best.tokens) and best.written <= free - count * tokens
         fits = max(best.written, tokens) + (count - 1) * tokens <= free
-        first = [best] if shared and mostly and fits else []
-        if shared:  # the newest of those that can be copied from is the last to go
-            source = max(reversed(idle), key=lambda slot: common_prefix(slot.tokens, prompt))
-            idle.sort(key=lambda slot: slot is source)
-        # Empty ones go before those that know something, and these by age.
-        others = sorted((slot for slot in idle if slot not in first), key=lambda s: s.written > 0)
-        taken = (first + others)[:count]
-        given_back = [slot for slot in taken if slot not in first and slot.written > tokens]
-        kept = [slot for slot in idle if slot not in taken and slot.written]
+        own = bool(shared) and fits and (count == len(idle) or not kept_anyway)
+        # Empty ones go before those that know something, these by age, the one to copy from last.
+        others = sorted(idle, key=lambda slot: (bool(shared) and slot is best, slot.written > 0))
+        if own:
+            others.insert(0, others.pop(others.index(best)))
+        taken, kept = others[:count], [slot for slot in others[count:] if slot.written]
+        given_back = []
         for slot in taken:
-            if slot not in first:
+            if not (own and slot is best):
                 slot.tokens.clear()
+                if slot.written > tokens:
+                    given_back.append(slot)
+                    slot.forget()
             slot.promised = tokens
             slot.last_use = next(self._clock)
-        over = sum(slot.held for slot in first) - tokens * len(first) - room
-        over += sum(slot.written for slot in kept)
         for slot in kept:
-            if over <= 0:
+            if sum(slot.held for slot in self._slots) <= self._capacity:
                 break
             given_back.append(slot)
-            over -= slot.written
+            slot.forget()
         return taken, given_back
 
     def best_source(self, prompt: Some[int]) -> tuple[Slot | None, int]:

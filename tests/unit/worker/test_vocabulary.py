@@ -58,6 +58,11 @@ class TestPrompts:
         assert vocabulary.encode(TokensPrompt((whole - 2,))) == [whole - 2]
         with pytest.raises(errors.InvalidRequest, match=f"0 to {whole - 2}"):
             vocabulary.encode(TokensPrompt((whole - 1,)))
+        last = byte_level().id_to_token(whole - 1)
+        assert isinstance(last, str)
+        with pytest.raises(errors.InvalidRequest, match="knows no") as raised:
+            vocabulary.encode(TextPrompt(last))
+        assert raised.value.param == "prompt"
 
     def test_a_token_id_outside_the_vocabulary_is_refused(
         self, make_vocabulary: MakeVocabulary
