@@ -11,10 +11,12 @@ takes them along by the kernel's hand too: native code may keep the reader threa
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import socket
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from lemonade_serve import errors
@@ -30,6 +32,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _die_with_parent()
+    _wake_politely()
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     channel.send(Hello(PROTOCOL_VERSION))
     inbox = Inbox()
@@ -49,6 +52,13 @@ def main() -> None:
 
 def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _wake_politely() -> None:
+    """A thread that wakes up to compute waits for its core, rather than interrupt one that is
+    handing tokens to a client."""
+    with suppress(OSError):  # a system may forbid it; it is slower then, not wrong
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _load(load: Load, inbox: Inbox, channel: Channel, turnstile: Turnstile) -> tuple[Loop, Ready]:
