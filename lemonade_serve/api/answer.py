@@ -21,6 +21,7 @@ from lemonade_serve.domain.completion import (
     Logprob,
     Token,
 )
+from lemonade_serve.domain.tools import CallPart
 
 _STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 DONE = b"data: [DONE]\n\n"
@@ -44,12 +45,14 @@ class StreamBounds(msgspec.Struct, frozen=True, kw_only=True):
 
 class Part(msgspec.Struct, frozen=True):
     """Some of a sequence, or all of it. `drawn`: the tokens of it, if logprobs were asked for.
-    `reason`: why it ended; empty, if this is not its end."""
+    `reason`: why it ended, `tool_calls` included; empty, if this is not its end. `calls`: of tools,
+    whole ones where the part is a whole sequence."""
 
     index: int
     text: str
     drawn: Sequence[Drawn] = ()
     reason: str = ""
+    calls: Sequence[CallPart] = ()
 
 
 class Writer(Protocol[_Body_co]):

@@ -19,12 +19,16 @@ from lemonade_serve.protocol.messages import (
     ChatPrompt,
     Finished,
     FinishReason,
+    Guidance,
     Logprob,
     Message,
     ResolvedParams,
     TextPrompt,
     Token,
     TokensPrompt,
+    Tool,
+    ToolCall,
+    ToolChoice,
     Work,
 )
 
@@ -35,6 +39,7 @@ __all__ = [
     "FinishReason",
     "Finished",
     "Generation",
+    "Guidance",
     "Logprob",
     "Message",
     "Placement",
@@ -42,6 +47,9 @@ __all__ = [
     "TextPrompt",
     "Token",
     "TokensPrompt",
+    "Tool",
+    "ToolCall",
+    "ToolChoice",
     "Turns",
 ]
 
@@ -57,7 +65,14 @@ class Turns(msgspec.Struct, frozen=True, kw_only=True):
         """A request as its worker gets it. Those who share a key share its turns."""
         holder = request.client.partition("/")[0]
         weight = self.client_weights.get(holder, 1.0)
-        return Work(request.prompt, params, n=request.n, client=holder, weight=weight)
+        return Work(
+            request.prompt,
+            params,
+            n=request.n,
+            client=holder,
+            weight=weight,
+            guidance=request.guidance,
+        )
 
 
 class CompletionService:

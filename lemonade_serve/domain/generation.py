@@ -19,6 +19,7 @@ from lemonade_serve.domain.sampling import Options
 from lemonade_serve.protocol.messages import (
     Finished,
     FinishReason,
+    Guidance,
     Prompt,
     Queued,
     Started,
@@ -38,6 +39,7 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
     client: str
     n: int = 1
     streaming: bool = False
+    guidance: Guidance | None = None
 
 
 class Generation:
@@ -65,6 +67,8 @@ class Generation:
         self.arrived = request.arrived
         self.prompt_tokens = 0
         self.cached_tokens = 0
+        self.tool_format = ""
+        """How this model writes calls of tools, if the request has some and it has begun."""
         self.token_times: list[list[float]] = [[] for _ in range(self.n)]
         """Of each sequence."""
         self.ahead: int | None = None
@@ -137,6 +141,7 @@ class Generation:
             case Started():
                 self.prompt_tokens = event.prompt_tokens
                 self.cached_tokens = event.cached_tokens
+                self.tool_format = event.tool_format
                 self.started_at = event.at
                 self.ahead = None
                 self._lease.running = True

@@ -11,10 +11,11 @@ clock, which all processes of one machine share.
 from __future__ import annotations
 
 import enum
+from typing import Literal
 
 import msgspec
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 """Raised with every change of a frame: an upgraded package must not serve an old daemon."""
 
 
@@ -44,15 +45,52 @@ class ResolvedParams(msgspec.Struct, frozen=True, kw_only=True):
     """How many of the most likely tokens come with each one drawn; None: not even its own."""
 
 
+class ToolCall(msgspec.Struct, frozen=True):
+    """What an assistant wanted done. `arguments` are JSON, as it wrote them."""
+
+    id: str
+    name: str
+    arguments: str
+
+
 class Message(msgspec.Struct, frozen=True):
-    """One turn of a chat."""
+    """One turn of a chat. A tool's answer says by `tool_call_id` to which call."""
 
     role: str
     content: str
+    name: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+
+
+class Tool(msgspec.Struct, frozen=True):
+    """A function that the caller can run. `parameters` is a JSON Schema, as JSON text."""
+
+    name: str
+    description: str | None = None
+    parameters: str | None = None
+
+
+class ToolChoice(msgspec.Struct, frozen=True):
+    """Whether the answer must be calls, and whether it may be several."""
+
+    required: bool = False
+    parallel: bool = True
+
+
+class Guidance(msgspec.Struct, frozen=True):
+    """What a whole answer must be: `grammar` is a JSON Schema, a regular expression or a Lark
+    grammar, by its `kind`."""
+
+    kind: Literal["json_schema", "regex", "lark"]
+    grammar: str
 
 
 class TextPrompt(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """A text to continue; with a `suffix`, what lies between the two is wanted."""
+
     text: str
+    suffix: str | None = None
 
 
 class TokensPrompt(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -60,7 +98,13 @@ class TokensPrompt(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class ChatPrompt(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """A chat to answer. `template_kwargs` is a JSON object, as text: what the model's own template
+    gets beside the messages and the tools."""
+
     messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+    choice: ToolChoice = ToolChoice()
+    template_kwargs: str = "{}"
 
 
 Prompt = TextPrompt | TokensPrompt | ChatPrompt
@@ -89,6 +133,7 @@ class Work(msgspec.Struct, frozen=True, array_like=True):
     n: int = 1
     client: str = ""
     weight: float = 1.0
+    guidance: Guidance | None = None
 
 
 class Generate(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -140,12 +185,14 @@ class Queued(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Started(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """The prompt was accepted: its length, and how many of its tokens need no prefill."""
+    """The prompt was accepted: its length, and how many of its tokens need no prefill.
+    `tool_format` is how this model writes calls of tools (domain/tools), if it was given some."""
 
     request: int
     prompt_tokens: int
     cached_tokens: int
     at: float
+    tool_format: str = ""
 
 
 class Logprob(msgspec.Struct, frozen=True, array_like=True):

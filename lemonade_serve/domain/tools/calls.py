@@ -1,0 +1,34 @@
+"""What a parser of calls takes and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+
+class CallPart(msgspec.Struct, frozen=True):
+    """Some of a call, or all of it. `index` counts the answer's calls; `id` and `name` come with
+    the first part of each, and are empty in the others; `arguments` is JSON text, a piece of it."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+class CallParser(Protocol):
+    """Reads one sequence, piece by piece. The same whole text gives the same content and the same
+    calls, whatever the pieces."""
+
+    def push(self, text: str) -> Sequence[str | CallPart]:
+        """What is sure by now, in order: content for the reader, and parts of calls."""
+
+    def flush(self) -> Sequence[str | CallPart]:
+        """The sequence ended: what was held back. What is no whole call after all is content."""
+
+
+def parser_of(tool_format: str, new_id: Callable[[], str]) -> CallParser:
+    """For models that write calls in this format (`Started.tool_format`)."""
+    raise KeyError(tool_format)
