@@ -53,7 +53,7 @@ class ToolCall(msgspec.Struct, frozen=True):
     arguments: str
 
 
-class Message(msgspec.Struct, frozen=True):
+class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     """One turn of a chat. A tool's answer says by `tool_call_id` to which call."""
 
     role: str
