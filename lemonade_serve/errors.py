@@ -8,6 +8,7 @@ LemonadeError
 ├── Unauthenticated             no API key, or a wrong one
 ├── NotAllowed                  understood, and refused
 ├── ModelNotFound               no such checkpoint
+├── ResponseNotFound            no such response is kept
 ├── Retryable                   nothing is wrong with the request
 │   ├── QueueFull               the model's queue is at its bound
 │   ├── ClientLimit             too many clients keep parameters
@@ -81,6 +82,12 @@ class ModelNotFound(LemonadeError):
     """There is no such model."""
 
     code = "model_not_found"
+
+
+class ResponseNotFound(LemonadeError):
+    """There is no such response."""
+
+    code = "response_not_found"
 
 
 class Retryable(LemonadeError):

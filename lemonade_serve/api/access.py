@@ -33,6 +33,8 @@ _ENDPOINTS = {
     "/v0/chat/completions": "chat_completions",
     "/v1/completions": "completions",
     "/v1/chat/completions": "chat_completions",
+    "/v0/responses": "responses",
+    "/v1/responses": "responses",
 }
 """Where generations are asked for, less `/api`, as the metrics call it."""
 

@@ -61,6 +61,9 @@ class Writer(Protocol[_Body_co]):
     def whole(self, generation: Generation, sequences: Sequence[Part]) -> _Body_co:
         """All of it, in the order of the sequences."""
 
+    def begin(self, generation: Generation) -> bytes:
+        """What a stream begins with, before there is any text."""
+
     def part(self, generation: Generation, part: Part) -> bytes:
         """Stream events: some text, or the end of a sequence, which brings none."""
 
@@ -71,9 +74,10 @@ class Writer(Protocol[_Body_co]):
         """An error in the middle of the stream."""
 
 
-def event(body: object) -> bytes:
-    """One server-sent event."""
-    return b"data: " + _encoder.encode(body) + b"\n\n"
+def event(body: object, name: str = "") -> bytes:
+    """One server-sent event, with a name if it has one."""
+    named = b"event: " + name.encode() + b"\n" if name else b""
+    return named + b"data: " + _encoder.encode(body) + b"\n\n"
 
 
 async def give(
@@ -154,6 +158,8 @@ async def _chunks(
     cutter, unfinished = _Cutter(), generation.n
     silent_until = loop.time()
     try:
+        if opening := writer.begin(generation):
+            yield opening
         while True:
             if piece is not None:
                 unfinished -= isinstance(piece, Finished)

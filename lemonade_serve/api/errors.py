@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -27,6 +28,7 @@ _FACES: dict[type[errors.LemonadeError], Face] = {
     errors.Unauthenticated: Face(401, "authentication_error"),
     errors.NotAllowed: Face(403, "permission_error"),
     errors.ModelNotFound: Face(404, "invalid_request_error"),
+    errors.ResponseNotFound: Face(404, "invalid_request_error"),
     errors.QueueFull: Face(429, "rate_limit_error"),
     errors.ClientLimit: Face(429, "rate_limit_error"),
     errors.Unavailable: Face(503, "overloaded"),
@@ -81,6 +83,13 @@ class OpenAIError(msgspec.Struct, frozen=True, kw_only=True):
 
 _OPENAI_NAMES = {"min_length": "min_tokens", "max_length": "max_tokens"}
 """What OpenAI's dialect calls a parameter."""
+_RESPONSES_NAMES = {
+    **_OPENAI_NAMES,
+    "max_length": "max_output_tokens",
+    "messages": "input",
+    "response_format": "text.format",
+}
+"""What its Responses API does."""
 
 
 class Shown(NamedTuple):
@@ -102,13 +111,21 @@ class Shown(NamedTuple):
 
     def body(self, path: str) -> SpecError | OpenAIError:
         """In the dialect of the route."""
-        return self.spec_body() if speaks_spec(path) else self.openai_body()
+        if speaks_spec(path):
+            return self.spec_body()
+        return self.responses_body() if path.endswith("/responses") else self.openai_body()
 
     def spec_body(self) -> SpecError:
         return SpecError(message=self.message, code=self.code)
 
     def openai_body(self) -> OpenAIError:
-        param = _OPENAI_NAMES.get(self.param or "", self.param)
+        return self._openai_body(_OPENAI_NAMES)
+
+    def responses_body(self) -> OpenAIError:
+        return self._openai_body(_RESPONSES_NAMES)
+
+    def _openai_body(self, names: Mapping[str, str]) -> OpenAIError:
+        param = names.get(self.param or "", self.param)
         detail = ErrorDetail(message=self.message, type=self.type, param=param, code=self.code)
         return OpenAIError(error=detail)
 

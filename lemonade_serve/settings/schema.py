@@ -123,6 +123,18 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """A worker that was asked to stop is killed after this."""
 
 
+class Responses(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Answers of the Responses API that are kept, in memory alone, for `previous_response_id`."""
+
+    keep_s: Seconds = 3600.0
+    """An answer is kept for so long, used or not."""
+    max_kept: Annotated[int, Meta(ge=0)] = 1000
+    """Answers kept, of all clients together; the one used least recently makes room. 0: none."""
+    max_kept_bytes: Count = 64 * 1024 * 1024
+    """What they may take, the conversation before each one counted in; as `max_kept`. A larger one
+    is not kept."""
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Processes that do long work once, such as an import."""
 
@@ -163,6 +175,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     devices: Devices = Devices()
     pool: Pool = Pool()
     worker: Worker = Worker()
+    responses: Responses = Responses()
     job: Job = Job()
     log: Log = Log()
 

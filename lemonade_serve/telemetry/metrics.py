@@ -26,7 +26,7 @@ from lemonade_serve.telemetry.families import NO_DEVICE, Families
 from lemonade_serve.telemetry.gauges import Gauges, Sources
 from lemonade_serve.telemetry.series import MODEL, PREFIX
 
-ENDPOINTS = ("v0_completions", "completions", "chat_completions")
+ENDPOINTS = ("v0_completions", "completions", "chat_completions", "responses")
 OTHER = "other"
 """Stands for whatever a closed set does not have."""
 

@@ -46,25 +46,19 @@ class JsonSchema(
 ResponseFormat = Text | JsonObject | JsonSchema
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What chat and plain completions share. The last group is accepted and has no effect."""
+class Sampled(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What all routes that generate share. The last group is accepted and has no effect."""
 
     model: str | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    max_tokens: MaxLength | None = None
     temperature: Temperature | None = None
     top_p: TopP | None = None
     stop: Stop | None = None
     seed: Seed | None = None
-    n: Sequences | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     logit_bias: LogitBias | None = None
-    response_format: ResponseFormat | None = None
 
-    regex: str | None = None
-    grammar: str | None = None
     top_k: TopK | None = None
     min_p: MinP | None = None
     repetition_penalty: RepetitionPenalty | None = None
@@ -73,8 +67,6 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     keep_alive: KeepAlive | None = None
 
     user: str | None = None
-    metadata: dict[str, Any] | None = None
-    store: Literal[False] | None = None
     service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
@@ -96,6 +88,19 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             logit_bias=self.logit_bias,
             logprobs=logprobs,
         )
+
+
+class Request(Sampled, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What chat and plain completions share besides. The last two have no effect."""
+
+    stream_options: StreamOptions | None = None
+    max_tokens: MaxLength | None = None
+    n: Sequences | None = None
+    response_format: ResponseFormat | None = None
+    regex: str | None = None
+    grammar: str | None = None
+    metadata: dict[str, Any] | None = None
+    store: Literal[False] | None = None
 
 
 class CompletionRequest(Request, frozen=True, kw_only=True, forbid_unknown_fields=True):

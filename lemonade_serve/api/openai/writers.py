@@ -38,6 +38,9 @@ class _OpenAIWriter:
         self.created = int(time.time())
         self._include_usage = include_usage
 
+    def begin(self, generation: Generation) -> bytes:
+        return b""
+
     def end(self, generation: Generation) -> bytes:
         if not self._include_usage:
             return answer.DONE

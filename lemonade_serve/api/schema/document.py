@@ -37,7 +37,7 @@ _WHY = {
     400: "A field is wrong, or what it asks for is not to be had; the message says which and why.",
     401: "No API key, or a wrong one.",
     403: "A page of another site asked, or a directory is outside the allowed roots.",
-    404: "There is no such model.",
+    404: "There is no such model, or no such response is kept.",
     413: "The body is too large.",
     429: "The model's queue is full, or too many clients keep parameters.",
     500: "The model cannot be loaded, its worker died, or the server failed.",

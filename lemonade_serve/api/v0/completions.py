@@ -61,6 +61,9 @@ class SpecWriter:
         (only,) = sequences
         return _completion(generation, only)
 
+    def begin(self, generation: Generation) -> bytes:
+        return b""
+
     def part(self, generation: Generation, part: Part) -> bytes:
         if part.reason:
             return answer.event(_completion(generation, part))

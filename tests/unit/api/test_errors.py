@@ -23,6 +23,7 @@ TABLE = [
     (errors.Unauthenticated, 401, "authentication_error", "authentication_error", None),
     (errors.NotAllowed, 403, "permission_error", "permission_error", None),
     (errors.ModelNotFound, 404, "invalid_request_error", "model_not_found", None),
+    (errors.ResponseNotFound, 404, "invalid_request_error", "response_not_found", None),
     (errors.QueueFull, 429, "rate_limit_error", "rate_limit_error", 1),
     (errors.ClientLimit, 429, "rate_limit_error", "client_limit", 60),
     (errors.Unavailable, 503, "overloaded", "overloaded", 1),
