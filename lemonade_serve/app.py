@@ -19,6 +19,7 @@ from lemonade_serve.api.access import Access, open_paths
 from lemonade_serve.api.answer import StreamBounds
 from lemonade_serve.api.clients import Clients
 from lemonade_serve.api.openai import routes as openai_routes
+from lemonade_serve.api.responses import routes as responses_routes
 from lemonade_serve.api.schema import routes as schema_routes
 from lemonade_serve.api.schema.routes import Description
 from lemonade_serve.api.v0 import routes as v0_routes
@@ -28,9 +29,10 @@ from lemonade_serve.devices.memory import read_memory
 from lemonade_serve.devices.providers import same
 from lemonade_serve.domain.clients import ClientParams
 from lemonade_serve.domain.completion import CompletionService, Turns
+from lemonade_serve.domain.conversations import Conversations
 from lemonade_serve.domain.device import Budgets
 from lemonade_serve.domain.placement import Locator
-from lemonade_serve.domain.ports import JobRunner, Launcher, Observer
+from lemonade_serve.domain.ports import Clock, JobRunner, Launcher, Observer
 from lemonade_serve.domain.residency.policy import Bounds
 from lemonade_serve.domain.residency.pool import Pool
 from lemonade_serve.domain.residents import Residents
@@ -119,6 +121,12 @@ async def open_app(
             ),
             clock=clock,
         )
+        conversations = Conversations(
+            keep_s=settings.responses.keep_s,
+            max_kept=settings.responses.max_kept,
+            max_kept_bytes=settings.responses.max_kept_bytes,
+        )
+        await open_until_the_end.enter_async_context(_expiring(conversations, clock))
         started = asyncio.Event()
         access = _access(
             settings,
@@ -129,6 +137,7 @@ async def open_app(
                 "residents": residents,
                 "locator": locator,
                 "params": params,
+                "conversations": conversations,
                 "last_request": stats.last,
                 "scrape": lambda accept: expose(metrics, accept),
             },
@@ -181,6 +190,7 @@ def _access(
             *schema_routes.handlers,
             v0_routes.router,
             *openai_routes.routers,
+            *responses_routes.routers,
         ],
         dependencies={
             **{name: _provide(thing) for name, thing in provided.items()},
@@ -230,6 +240,23 @@ def _bounds(settings: Settings) -> Bounds:
         load_cooldown_s=settings.pool.load_cooldown_s,
         unload_timeout_s=settings.pool.unload_timeout_s,
     )
+
+
+@asynccontextmanager
+async def _expiring(conversations: Conversations, clock: Clock) -> AsyncGenerator[None]:
+    """Let go of what is past its time, even when nobody asks for anything."""
+
+    async def expire() -> None:
+        while True:
+            pause_s = conversations.expire(clock())
+            await asyncio.sleep(pause_s)
+
+    expiring = asyncio.create_task(expire(), name="expiry of conversations")
+    try:
+        yield
+    finally:
+        expiring.cancel()
+        await asyncio.wait({expiring})
 
 
 @asynccontextmanager

@@ -10,6 +10,7 @@ from lemonade_serve.api.access import Access
 from lemonade_serve.api.answer import StreamBounds
 from lemonade_serve.domain.clients import ClientParams
 from lemonade_serve.domain.completion import CompletionService
+from lemonade_serve.domain.conversations import Conversations
 from lemonade_serve.domain.events import RequestFinished
 from lemonade_serve.domain.placement import Locator
 from lemonade_serve.domain.residents import Residents
@@ -21,6 +22,7 @@ Finder = NamedDependency[Locator]
 Bounds = NamedDependency[StreamBounds]
 Gate = NamedDependency[Access]
 Params = NamedDependency[ClientParams]
+Kept = NamedDependency[Conversations]
 LastRequest = NamedDependency[Callable[[str | None], RequestFinished | None]]
 """The request that finished last, of one model or of all."""
 Scrape = NamedDependency[Callable[[str], tuple[bytes, str]]]

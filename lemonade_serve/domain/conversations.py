@@ -78,13 +78,14 @@ class Conversations:
         self.find(client, id, now)
         self._drop((client, id))
 
-    def expire(self, now: float) -> None:
-        """Let go of what has been here long enough."""
+    def expire(self, now: float) -> float:
+        """Let go of what has been here long enough. In so many seconds there may be more."""
         while self._kept:
             key, kept = next(iter(self._kept.items()))
             if kept.until > now:
-                return
+                return kept.until - now
             self._drop(key)
+        return self._keep_s
 
     def _drop(self, key: tuple[str, str]) -> None:
         self.kept_bytes -= self._kept.pop(key).size_bytes

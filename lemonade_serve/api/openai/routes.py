@@ -3,14 +3,11 @@ specification does not take the name, under /api/v0."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from litestar import Request, Response, Router, get, post
-from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 from litestar.response import Stream
-from litestar.types import OperationIDCreator
 
 from lemonade_serve import errors
 from lemonade_serve.api import answer
@@ -22,7 +19,7 @@ from lemonade_serve.api.keep_alive import seconds
 from lemonade_serve.api.openai import schemas
 from lemonade_serve.api.openai.writers import ChatWriter, CompletionWriter
 from lemonade_serve.api.query import nothing_unknown
-from lemonade_serve.api.schema.told import GENERATION, MODEL, told
+from lemonade_serve.api.schema.told import GENERATION, MODEL, operation, told
 from lemonade_serve.domain.checkpoint import CheckpointInfo
 from lemonade_serve.domain.completion import (
     ChatPrompt,
@@ -50,19 +47,10 @@ data: [DONE]
 """
 
 
-def _named(operation: str) -> OperationIDCreator:
-    """OpenAI's own name under /v1; under the other prefixes it says which."""
-
-    def create(_: HTTPRouteHandler, __: object, path: Sequence[object]) -> str:
-        return operation if path[0] == "v1" else f"{operation}_{path[0]}_{path[1]}"
-
-    return create
-
-
 @post(
     "/completions",
     status_code=200,
-    operation_id=_named("create_completion"),
+    operation_id=operation("create_completion"),
     opt=told(GENERATION, body=_COMPLETION, stream=_STREAM),
 )
 async def create_completion(
@@ -80,7 +68,7 @@ async def create_completion(
 @post(
     "/chat/completions",
     status_code=200,
-    operation_id=_named("create_chat_completion"),
+    operation_id=operation("create_chat_completion"),
     opt=told(GENERATION, body=_CHAT, stream=_STREAM),
 )
 async def create_chat_completion(
@@ -98,14 +86,14 @@ async def create_chat_completion(
     return await answer.give(request, service, wanted, writer, bounds)
 
 
-@get("/models", operation_id=_named("list_models"), opt=told())
+@get("/models", operation_id=operation("list_models"), opt=told())
 async def list_models(locator: Finder) -> schemas.Models:
     """The models on disk, each once."""
     by_name = {info.name: info for info in await locator.checkpoints()}
     return schemas.Models(data=[_model(info) for info in by_name.values()])
 
 
-@get("/models/{model_id:path}", operation_id=_named("retrieve_model"), opt=told(MODEL))
+@get("/models/{model_id:path}", operation_id=operation("retrieve_model"), opt=told(MODEL))
 async def retrieve_model(locator: Finder, model_id: FromPath[str]) -> schemas.Model:
     """One of them."""
     info, _ = await locator.locate(Placement(model=model_id.lstrip("/")))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+from litestar.handlers import HTTPRouteHandler
+from litestar.types import OperationIDCreator
 
 from lemonade_serve.api.body import Body
 
@@ -37,3 +40,12 @@ def told(
 ) -> dict[str, Told]:
     """A handler's `opt`."""
     return {"told": Told(refuses=refuses, body=body, stream=stream)}
+
+
+def operation(name: str) -> OperationIDCreator:
+    """OpenAI's own name under /v1; under the other prefixes it says which."""
+
+    def create(_: HTTPRouteHandler, __: object, path: Sequence[object]) -> str:
+        return name if path[0] == "v1" else f"{name}_{path[0]}_{path[1]}"
+
+    return create

@@ -52,6 +52,16 @@ async def test_every_route_is_described_once(open_house: Open) -> None:
             for prefix in ("post /v1", "post /api/v1")
         ),
         *(
+            f"{verb} {prefix}/responses{rest}"
+            for verb, rest in (
+                ("post", ""),
+                ("get", "/{response_id}"),
+                ("delete", "/{response_id}"),
+                ("get", "/{response_id}/input_items"),
+            )
+            for prefix in ("/v1", "/api/v1", "/api/v0")
+        ),
+        *(
             f"{prefix}{route}"
             for route in ("/models", "/models/{model_id}")
             for prefix in ("get /v1", "get /api/v1")
@@ -122,6 +132,8 @@ async def test_errors_are_described_in_the_dialect_of_the_route(open_house: Open
         ("get", "/api/v0/params", "SpecError", everything - {413, 429}),
         ("get", "/api/v0/load", "SpecError", everything - {413}),
         ("get", "/v1/models/{model_id}", "OpenAIError", everything - {413, 429}),
+        ("post", "/api/v0/responses", "OpenAIError", everything),
+        ("delete", "/v1/responses/{response_id}", "OpenAIError", everything - {413, 429}),
         ("get", "/metrics", "OpenAIError", {400, 403, 500}),
         ("get", "/readyz", "OpenAIError", {503}),
         ("get", "/livez", "OpenAIError", set()),
@@ -150,6 +162,9 @@ async def test_streaming_routes_answer_json_or_events(open_house: Open) -> None:
         "/v1/chat/completions",
         "/api/v1/chat/completions",
         "/api/v0/chat/completions",
+        "/v1/responses",
+        "/api/v1/responses",
+        "/api/v0/responses",
     }
 
 

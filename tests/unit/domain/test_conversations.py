@@ -72,6 +72,15 @@ def test_what_is_past_its_time_is_let_go_of_whoever_asks_for_what() -> None:
     assert len(store) == 1
 
 
+def test_who_lets_go_of_them_hears_when_there_may_be_more() -> None:
+    store = conversations(keep_s=60)
+    assert store.expire(0) == 60
+    store.keep("ali", turn("a"), 10)
+    store.keep("ali", turn("b"), 20)
+    assert (store.expire(30), len(store)) == (40, 2)
+    assert (store.expire(70), len(store)) == (10, 1)
+
+
 def test_at_the_number_the_least_recently_used_makes_room() -> None:
     store = conversations(max_kept=3)
     for id in "abc":
