@@ -60,6 +60,7 @@ class Application(NamedTuple):
     asgi: Access
     service: CompletionService
     pool: Pool
+    conversations: Conversations
     started: asyncio.Event
     """Set when a server has begun to run it."""
 
@@ -145,7 +146,7 @@ async def open_app(
         await locator.checkpoints()
         await residents.restore_pins()
         await open_until_the_end.enter_async_context(_preloading(residents, settings))
-        yield Application(access, service, pool, started)
+        yield Application(access, service, pool, conversations, started)
 
 
 def create_catalog(settings: Settings) -> DiskCatalog:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import secrets
 import time
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import msgspec
 from litestar import Request, Response, Router, delete, get, post
-from litestar.params import FromPath, QueryParameter
+from litestar.params import FromPath, FromQuery
 from litestar.response import Stream
-from msgspec import Meta
 
 from lemonade_serve import errors
 from lemonade_serve.api import answer
@@ -35,6 +34,7 @@ _WEATHER = {
     "description": "The weather in a city.",
     "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
 }
+_PAGE, _MAX_PAGE = 20, 100
 _BODY = Body(
     schemas.ResponseRequest,
     {
@@ -153,11 +153,12 @@ async def list_input_items(
     request: Request[Any, Any, Any],
     conversations: Kept,
     response_id: FromPath[str],
-    limit: Annotated[int, QueryParameter(), Meta(ge=1, le=100)] = 20,
-    order: Annotated[Literal["asc", "desc"], QueryParameter()] = "desc",
-    after: Annotated[str | None, QueryParameter()] = None,
+    limit: FromQuery[schemas.PageSize | None] = None,
+    order: FromQuery[schemas.Order] = "desc",
+    after: FromQuery[str | None] = None,
 ) -> schemas.InputItems:
-    """What it answered, less what came before that: a page of it, the last ones first."""
+    """What it answered, less what came before that: a page of it, by itself 20 items, the last
+    ones first."""
     turn = _find(request, conversations, response_id)
     found = msgspec.json.decode(turn.items, type=list[schemas.InputItem])
     if order == "desc":
@@ -167,12 +168,15 @@ async def list_input_items(
         if after not in ids:
             raise errors.InvalidRequest(f"there is no item {after!r} here", param="after")
         found = found[ids.index(after) + 1 :]
-    page = found[:limit]
+    size = _PAGE if limit is None else limit
+    if not 1 <= size <= _MAX_PAGE:  # Litestar reads a query without the bounds of its types
+        raise errors.InvalidRequest(f"limit is 1 to {_MAX_PAGE}", param="limit")
+    page = found[:size]
     return schemas.InputItems(
         data=page,
         first_id=str(page[0].id) if page else "",
         last_id=str(page[-1].id) if page else "",
-        has_more=len(found) > limit,
+        has_more=len(found) > size,
     )
 
 

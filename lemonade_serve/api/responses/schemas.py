@@ -24,6 +24,10 @@ Metadata = Annotated[
 ]
 
 
+PageSize = Annotated[int, Meta(ge=1, le=100)]
+Order = Literal["asc", "desc"]
+
+
 class InputText(
     msgspec.Struct,
     frozen=True,
