@@ -93,19 +93,14 @@ class Loop:
 
     def _obey(self) -> None:
         """Take every command that is there; with nothing to do, wait for one."""
-        while True:
-            idle = self._engine.idle and not self._waiting
-            try:
-                command = self._inbox.get(block=idle)
-            except queue.Empty:
-                return
-            match command:
-                case Generate():
+        while not self._inbox.empty() or (self._engine.idle and not self._waiting):
+            match self._inbox.get():
+                case Generate() as command:
                     self._receive(command)
                 case Cancel(request):
                     self._forget(request)
-                case _:
-                    raise TypeError(f"a worker that serves got {type(command).__name__}")
+                case other:
+                    raise TypeError(f"a worker that serves got {type(other).__name__}")
 
     def _receive(self, command: Generate) -> None:
         request, work = command.request, command.work

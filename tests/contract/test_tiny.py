@@ -53,43 +53,52 @@ def said_by_onnxruntime(directory: Path, plan: Plan) -> list[int]:
     return tokens[len(PROMPT) :]
 
 
-def load(directory: Path, engine: str = "auto") -> Engine:
+def load(directory: Path, engine: str = "auto", *, context_length: int = 64) -> Engine:
     made, _ = open_engine(
         Load(
             path=str(directory),
             execution_provider="cpu",
             threads=1,
             sequence_slots=4,
-            kv_cache_tokens=256,
+            kv_cache_tokens=4 * context_length,
             prefill_chunk_tokens=16,
             turn_timeout_s=1,
             engine=engine,
         ),
-        context_length=64,
+        context_length=context_length,
     )
     return made
 
 
-def group(request: int, prompt: list[int], *, n: int = 1, logprobs: int | None = None) -> Group:
+def group(
+    request: int,
+    prompt: list[int],
+    *,
+    n: int = 1,
+    logprobs: int | None = None,
+    tokens: int = TOKENS,
+) -> Group:
     params = ResolvedParams(temperature=0.0, logprobs=logprobs)
     sequences = [
         base.Sequence(Id(request, index), Drawing(params, prompt, frozenset()))
         for index in range(n)
     ]
-    return Group(prompt, TOKENS, sequences)
+    return Group(prompt, tokens, sequences)
 
 
-def said_by(engine: Engine, prompts: dict[int, list[int]]) -> dict[int, list[int]]:
+def said_by(
+    engine: Engine, prompts: dict[int, list[int]], tokens: int = TOKENS
+) -> dict[int, list[int]]:
     """By each of the prompts, the next of which joins with every step."""
     waiting, said = list(prompts.items()), {request: list[int]() for request in prompts}
     while waiting or not engine.idle:
         if waiting:
             request, prompt = waiting.pop()
-            engine.start(group(request, prompt))
+            engine.start(group(request, prompt, tokens=tokens))
         for event in engine.step().events:
             if isinstance(event, Sampled):
                 said[event.id.request].append(event.draw.token)
-                if len(said[event.id.request]) == TOKENS:
+                if len(said[event.id.request]) == tokens:
                     engine.release(event.id)
     return said
 
@@ -115,6 +124,15 @@ def test_a_tiny_decoder_says_the_same_batched_alone_and_among_others(
     assert said_by(engine, prompts) == alone
     genai = load(directory, "onnxruntime-genai")
     assert {n: said_by(genai, {n: prompt})[n] for n, prompt in prompts.items()} == alone
+
+
+def test_long_answers_are_the_same_too_up_to_the_end_of_the_context(tmp_path: Path) -> None:
+    directory = tiny.put(tmp_path / "made", Plan(positions=True))
+    prompts = {n: [30 + n, *PROMPT[: 3 * n + 2]] for n in range(3)}
+    tokens = 200 - max(map(len, prompts.values()))
+    said = said_by(load(directory, "batched", context_length=200), prompts, tokens)
+    genai = load(directory, "onnxruntime-genai", context_length=200)
+    assert {n: said_by(genai, {n: prompt}, tokens)[n] for n, prompt in prompts.items()} == said
 
 
 def test_a_row_that_would_be_rounded_differently_alone_never_is(tmp_path: Path) -> None:
