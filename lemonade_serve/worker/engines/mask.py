@@ -30,8 +30,8 @@ _Integers = npt.NDArray[np.int64]
 
 class MaskUse:
     """How the nodes of `model`, the file `path`, use the input `mask` to compute the `lasts`, which
-    should be the index of each row's last token, and the `widths`, which should be the mask's, or the
-    longest row's."""
+    should be the index of each row's last token, and the `widths`, which should be the mask's, or
+    the longest row's."""
 
     def __init__(
         self, model: ModelProto, path: Path, mask: str, *, lasts: set[str], widths: set[str]
