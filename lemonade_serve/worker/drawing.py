@@ -51,7 +51,7 @@ class Drawing:
             None if params.seed is None else params.seed + index & 0xFFFF_FFFF_FFFF_FFFF
         )
         self._eos_ids = sorted(eos_ids)
-        self._mask = mask
+        self.mask = mask
         self._drawn = 0
         self._bias_ids = np.array([token for token, _ in params.logit_bias], dtype=np.int64)
         self._biases = np.array([bias for _, bias in params.logit_bias], dtype=np.float64)
@@ -67,7 +67,7 @@ class Drawing:
     def changes(self) -> bool:
         """Whether `adjust` does anything."""
         return bool(
-            self._biases.size or self._history or self._mask or self._drawn < self.params.min_length
+            self._biases.size or self._history or self.mask or self._drawn < self.params.min_length
         )
 
     @property
@@ -92,8 +92,8 @@ class Drawing:
         self._drawn += 1
         if self._history is not None:
             self._history.add(token)
-        if self._mask is not None:
-            self._mask.accept(token)
+        if self.mask is not None:
+            self.mask.accept(token)
 
     def _penalise(self, logits: _Row, history: _History) -> None:
         """Sources: CTRL (Keskar et al., 2019), section 4.1, for prompt and generated tokens, and
@@ -111,7 +111,7 @@ class Drawing:
 
     def _forbid(self, logits: _Row) -> None:
         early = self._drawn < self.params.min_length
-        words = None if self._mask is None else self._mask.allowed()
+        words = None if self.mask is None else self.mask.allowed()
         if words is None:
             if early:
                 logits[self._eos_ids] = -np.inf

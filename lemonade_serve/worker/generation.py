@@ -14,6 +14,7 @@ from lemonade_serve.protocol.messages import (
     Work,
 )
 from lemonade_serve.worker.engines.base import Group, Id, Sequence
+from lemonade_serve.worker.guidance import GrammarMask
 from lemonade_serve.worker.sampler import Draw, Drawing
 from lemonade_serve.worker.text import Detokenizer, StopStrings
 from lemonade_serve.worker.vocabulary import Vocabulary
@@ -46,6 +47,7 @@ class Answer:
             for index in range(work.n)
         ]
         self._unfinished = work.n
+        self._masks: Some[GrammarMask] = ()
         self.group = Group(
             prompt,
             max_tokens,
@@ -55,6 +57,12 @@ class Answer:
             ],
         )
 
+    def guide(self, masks: Some[GrammarMask]) -> None:
+        """Before it begins: its sequences say what these allow."""
+        self._masks = masks
+        for sequence, mask in zip(self.group.sequences, masks, strict=True):
+            sequence.drawing.mask = mask
+
     @property
     def over(self) -> bool:
         """Whether all its sequences have finished."""
@@ -63,7 +71,8 @@ class Answer:
     def push(self, index: int, draw: Draw, at: float) -> list[Event]:
         """The events of one more token of a sequence, sampled at `at`; the last of a sequence is a
         `Finished`."""
-        events = self._generations[index].push(draw.token, at, self._logprobs(draw))
+        over = self._masks[index].over if self._masks else None
+        events = self._generations[index].push(draw.token, at, self._logprobs(draw), over=over)
         self._unfinished -= isinstance(events[-1], Finished)
         return events
 
@@ -81,6 +90,7 @@ class Generation:
 
     An end-of-sequence token ends it with `stop` unless `ignore_eos`; a stop string too, once
     `min_length` tokens are there; `max_length` tokens, or a full context, end it with `length`.
+    With guidance an end-of-sequence token ends it only when that is over, which ends it too.
     """
 
     def __init__(
@@ -100,15 +110,25 @@ class Generation:
         self._stops = StopStrings(params.stop)
         self._generated = 0
 
-    def push(self, token: int, at: float, logprobs: tuple[Logprob, ...] = ()) -> list[Event]:
-        """The events of one more token, sampled at `at`."""
+    def push(
+        self,
+        token: int,
+        at: float,
+        logprobs: tuple[Logprob, ...] = (),
+        *,
+        over: bool | None = None,
+    ) -> list[Event]:
+        """The events of one more token, sampled at `at`. `over`: whether guidance lets nothing
+        follow; None: there is no guidance."""
         self._generated += 1
-        if token in self._eos_ids:
+        if token in self._eos_ids and over is not False:
             return [self._token("", at, logprobs), self._finish(FinishReason.STOP)]
         text, stopped = self._pass_on(self._detokenizer.push(token))
         event = self._token(text, at, logprobs)
         if stopped:
             return [event, Finished(self._request, "", FinishReason.STOP, self._index)]
+        if over:
+            return [event, self._finish(FinishReason.STOP)]
         if self._generated == self._max_tokens:
             return [event, self._finish(FinishReason.LENGTH)]
         return [event]

@@ -1,4 +1,5 @@
-"""The worker's two threads: one reads commands, one owns the engine and sends what it does."""
+"""The worker's threads: one reads commands, one owns the engine and sends what it does; a third
+(preparing.py) makes what some requests need first."""
 
 from __future__ import annotations
 
@@ -26,10 +27,12 @@ from lemonade_serve.protocol.messages import (
 )
 from lemonade_serve.worker.engines.base import Admitted, Broken, Engine, Group, Id, Sampled
 from lemonade_serve.worker.generation import Answer
+from lemonade_serve.worker.guidance import Grammars
+from lemonade_serve.worker.preparing import Prepared, Preparing
 from lemonade_serve.worker.vocabulary import Vocabulary, field_of
 from lemonade_serve.worker.waiting import Waiting
 
-Inbox = queue.SimpleQueue[Command]
+Inbox = queue.SimpleQueue[Command | Prepared]
 Turn = Callable[[], AbstractContextManager[None]]
 
 
@@ -76,6 +79,8 @@ class Loop:
         self._turn = turn
         self._clock = clock
         self._answers: dict[int, Answer] = {}
+        grammars = Grammars(vocabulary.tokenizer_json, vocabulary.eos_ids)
+        self._preparing = Preparing(grammars.masks, inbox.put)
         self._waiting: Waiting[Group] = Waiting()
         self._told: dict[int, int] = {}
         """How many are ahead of those that wait, as they know it."""
@@ -99,6 +104,9 @@ class Loop:
                     self._receive(command)
                 case Cancel(request):
                     self._forget(request)
+                case Prepared() as prepared:
+                    self._preparing.next()
+                    self._guide(prepared)
                 case other:
                     raise TypeError(f"a worker that serves got {type(other).__name__}")
 
@@ -111,14 +119,32 @@ class Loop:
                 request, work, prompt, room=self._room(command, prompt), vocabulary=self._vocabulary
             )
         except errors.LemonadeError as error:
-            self._emit([Failed(request, error.code, error.message, error.param)])
+            self._refuse(request, error)
             return
         except Exception as error:  # one request's trouble is not the others'; its text stays here
             failure = f"the prompt could not be read: {type(error).__name__}"
             self._emit([Failed(request, errors.GenerationFailed.code, failure)])
             return
         self._answers[request] = answer
+        if work.guidance is None:
+            self._waiting.enter(request, answer.group, work.client, work.weight)
+        else:
+            self._preparing.enter(request, work)
+
+    def _guide(self, prepared: Prepared) -> None:
+        """It waits for its turn from now on, unless it was cancelled meanwhile."""
+        request, work = prepared.request, prepared.work
+        if (answer := self._answers.get(request)) is None:
+            return
+        if prepared.failure is not None:
+            self._forget(request)
+            self._refuse(request, prepared.failure)
+            return
+        answer.guide(prepared.masks)
         self._waiting.enter(request, answer.group, work.client, work.weight)
+
+    def _refuse(self, request: int, error: errors.LemonadeError) -> None:
+        self._emit([Failed(request, error.code, error.message, error.param)])
 
     def _check_bias(self, params: ResolvedParams) -> None:
         size = self._vocabulary.size
@@ -185,6 +211,7 @@ class Loop:
                 return [Failed(request, event.code, event.message)]
 
     def _forget(self, request: int) -> None:
+        self._preparing.leave(request)
         self._waiting.leave(request)
         if answer := self._answers.pop(request, None):
             for index in range(len(answer.group.sequences)):

@@ -48,10 +48,11 @@ class Vocabulary:
         eos = model.eos_token_id
         self.context_length = model.context_length
         self.eos_ids = frozenset([eos] if isinstance(eos, int) else eos)
+        self.tokenizer_json = directory / "tokenizer.json"
         try:
-            self._tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+            self._tokenizer = Tokenizer.from_file(str(self.tokenizer_json))
         except Exception as error:  # the library raises nothing narrower
-            raise errors.ModelLoadError(f"{directory / 'tokenizer.json'}: {error}") from error
+            raise errors.ModelLoadError(f"{self.tokenizer_json}: {error}") from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)

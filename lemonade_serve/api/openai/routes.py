@@ -17,6 +17,7 @@ from lemonade_serve.api import answer
 from lemonade_serve.api.access import exchange_of
 from lemonade_serve.api.body import Body
 from lemonade_serve.api.deps import Bounds, Finder, Service
+from lemonade_serve.api.guidance import guidance_of
 from lemonade_serve.api.keep_alive import seconds
 from lemonade_serve.api.openai import schemas
 from lemonade_serve.api.openai.writers import ChatWriter, CompletionWriter
@@ -117,7 +118,7 @@ def _wanted(
     prompt: TextPrompt | TokensPrompt | ChatPrompt,
     endpoint: str,
 ) -> CompletionRequest:
-    exchange = exchange_of(request.scope)
+    exchange, form = exchange_of(request.scope), data.response_format
     return CompletionRequest(
         prompt=prompt,
         options=data.options(),
@@ -127,6 +128,11 @@ def _wanted(
         n=data.n or 1,
         endpoint=endpoint,
         streaming=bool(data.stream),
+        guidance=guidance_of(
+            form.json_schema if isinstance(form, schemas.JsonSchema) else form,
+            regex=data.regex,
+            grammar=data.grammar,
+        ),
     )
 
 

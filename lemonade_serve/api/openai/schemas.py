@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from lemonade_serve.api.guidance import JsonObject, Schema, Text
 from lemonade_serve.api.keep_alive import KeepAlive
 from lemonade_serve.settings.parameters import (
     LogitBias,
@@ -29,6 +30,22 @@ class StreamOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     include_usage: bool = False
 
 
+class JsonSchema(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag_field="type",
+    tag="json_schema",
+):
+    """JSON that validates."""
+
+    json_schema: Schema
+
+
+ResponseFormat = Text | JsonObject | JsonSchema
+
+
 class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What chat and plain completions share. The last group is accepted and has no effect."""
 
@@ -44,7 +61,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     logit_bias: LogitBias | None = None
+    response_format: ResponseFormat | None = None
 
+    regex: str | None = None
+    grammar: str | None = None
     top_k: TopK | None = None
     min_p: MinP | None = None
     repetition_penalty: RepetitionPenalty | None = None
