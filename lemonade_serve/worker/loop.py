@@ -24,7 +24,16 @@ from lemonade_serve.protocol.messages import (
     ResolvedParams,
     Started,
 )
-from lemonade_serve.worker.engines.base import Admitted, Broken, Engine, Group, Id, Sampled
+from lemonade_serve.worker.engines import base
+from lemonade_serve.worker.engines.base import (
+    Admitted,
+    Broken,
+    Engine,
+    Group,
+    Id,
+    Sampled,
+    Scored,
+)
 from lemonade_serve.worker.generation import Answer
 from lemonade_serve.worker.vocabulary import Vocabulary, field_of
 from lemonade_serve.worker.waiting import Waiting
@@ -169,7 +178,7 @@ class Loop:
         self._told = places
         self._emit([Queued(request, ahead) for request, ahead in news])
 
-    def _events(self, event: Admitted | Sampled | Broken) -> list[Event]:
+    def _events(self, event: base.Event) -> list[Event]:
         request, index = event.id
         answer = self._answers.get(request)
         if answer is None:  # another of its sequences broke in this very step
@@ -177,7 +186,10 @@ class Loop:
         match event:
             case Admitted():
                 prompt_tokens = len(answer.group.prompt)
-                return [Started(request, prompt_tokens, event.cached_tokens, self._clock())]
+                started = Started(request, prompt_tokens, event.cached_tokens, self._clock())
+                return [started, *answer.begin()]
+            case Scored():
+                return answer.read(event.draw)
             case Sampled():
                 events = answer.push(index, event.draw, self._clock())
                 if isinstance(events[-1], Finished):
