@@ -14,7 +14,8 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from lemonade_serve import errors
 from lemonade_serve.api.answer import Part, Writer
 from lemonade_serve.api.errors import show
-from lemonade_serve.api.openai.routes import _prompt
+from lemonade_serve.api.openai import schemas
+from lemonade_serve.api.openai.prompts import MAX_PROMPTS, prompts_of
 from lemonade_serve.api.openai.writers import ChatWriter, CompletionWriter
 from lemonade_serve.domain.completion import (
     ChatPrompt,
@@ -40,28 +41,60 @@ USAGE = {
 
 
 @pytest.mark.parametrize(
-    ("given", "prompt"),
+    ("given", "prompts"),
     [
-        ("text", TextPrompt("text")),
-        (["text"], TextPrompt("text")),
-        ([1, 2, 0], TokensPrompt((1, 2, 0))),
-        ([5], TokensPrompt((5,))),
-        ([[1, 2]], TokensPrompt((1, 2))),
+        ("text", [TextPrompt("text")]),
+        (["text"], [TextPrompt("text")]),
+        (["a", "b"], [TextPrompt("a"), TextPrompt("b")]),
+        ([1, 2, 0], [TokensPrompt((1, 2, 0))]),
+        ([5], [TokensPrompt((5,))]),
+        ([[1, 2]], [TokensPrompt((1, 2))]),
+        ([[1], [2]], [TokensPrompt((1,)), TokensPrompt((2,))]),
+        ([[1], "b"], [TokensPrompt((1,)), TextPrompt("b")]),
+        (["a"] * MAX_PROMPTS, [TextPrompt("a")] * MAX_PROMPTS),
     ],
 )
-def test_a_prompt_is_text_or_tokens_or_a_list_of_one(
-    given: str | list[Any], prompt: TextPrompt | TokensPrompt
+def test_prompts_are_text_or_tokens_one_or_many(
+    given: str | list[Any], prompts: list[TextPrompt | TokensPrompt]
 ) -> None:
-    assert _prompt(given) == prompt
+    assert prompts_of(schemas.CompletionRequest(prompt=given)) == prompts
+
+
+def test_a_suffix_belongs_to_every_text() -> None:
+    wanted = schemas.CompletionRequest(prompt=["a", ""], suffix="z")
+    assert prompts_of(wanted) == [TextPrompt("a", "z"), TextPrompt("", "z")]
+    assert prompts_of(schemas.CompletionRequest(prompt="a", suffix="")) == [TextPrompt("a")]
+
+
+@pytest.mark.parametrize(
+    ("said", "param"),
+    [
+        ({"prompt": [1, 2], "suffix": "z"}, "suffix"),
+        ({"prompt": "a", "suffix": "z", "echo": True}, "echo"),
+        ({"prompt": ["a"] * (MAX_PROMPTS + 1)}, "prompt"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_by_name(said: dict[str, Any], param: str) -> None:
+    with pytest.raises(errors.InvalidRequest) as raised:
+        prompts_of(schemas.CompletionRequest(**said))
+    assert raised.value.param == param
+
+
+def test_nothing_is_generated_for_an_echo_only() -> None:
+    options = schemas.CompletionRequest(prompt="a", echo=True, max_tokens=0).options()
+    assert (options.max_length, options.min_length) == (0, 0)
+    with pytest.raises(errors.InvalidRequest) as raised:
+        schemas.CompletionRequest(prompt="a", max_tokens=0).options()
+    assert raised.value.param == "max_tokens"
 
 
 @pytest.mark.parametrize(
     "given",
-    ["", [], [""], [[]], [1, "x"], [True], [1.5], [None], [{}], [[1], 2], ["a", "b"], [[1], [2]]],
+    ["", [], [""], [[]], [1, "x"], [True], [1.5], [None], [{}], [[1], 2], ["a", ""], [[[1]]]],
 )
 def test_any_other_prompt_is_refused_by_name(given: str | list[Any]) -> None:
     with pytest.raises(errors.InvalidRequest) as raised:
-        _prompt(given)
+        prompts_of(schemas.CompletionRequest(prompt=given))
     assert raised.value.param == "prompt"
 
 
