@@ -95,6 +95,7 @@ class Generation:
         self._clock = clock
         self._report = report
         self._reported = False
+        self._silent_until: float | None = None
         self._unfinished = self.n
         self._ways = request.n
         self._loop = asyncio.get_running_loop()
@@ -186,7 +187,7 @@ class Generation:
 
     @property
     def prefill_s(self) -> float | None:
-        """From the beginning of the first prompt to the first token."""
+        """From the beginning of the first prompt to the first token, or without one to the end."""
         return None if self.started_at is None else _since(self.started_at, self._first_at)
 
     @property
@@ -197,7 +198,7 @@ class Generation:
 
     @property
     def _first_at(self) -> float | None:
-        return min((own[0] for own in self.token_times if own), default=None)
+        return min((own[0] for own in self.token_times if own), default=self._silent_until)
 
     def figures(self) -> dict[str, object]:
         """What a log line may say of it: numbers and names, never text. Times in seconds."""
@@ -226,6 +227,8 @@ class Generation:
         self._unfinished -= 1
         if not self._unfinished:
             self.finish_reason = event.reason
+            if not self.completion_tokens:
+                self._silent_until = self._clock()
             self.end()
 
     def _finished(self) -> RequestFinished:

@@ -96,8 +96,9 @@ class Loop:
             self._tell_places()
             if not self._engine.idle:
                 with self._turn():
+                    began = self._clock()
                     step = self._engine.step()
-                events = [event for one in step.events for event in self._events(one)]
+                events = [event for one in step.events for event in self._events(one, began)]
                 self._emit(events, batch=step.batch)
 
     def _obey(self) -> None:
@@ -178,7 +179,8 @@ class Loop:
         self._told = places
         self._emit([Queued(request, ahead) for request, ahead in news])
 
-    def _events(self, event: base.Event) -> list[Event]:
+    def _events(self, event: base.Event, began: float) -> list[Event]:
+        """What a step that began then has to say."""
         request, index = event.id
         answer = self._answers.get(request)
         if answer is None:  # another of its sequences broke in this very step
@@ -186,7 +188,7 @@ class Loop:
         match event:
             case Admitted():
                 prompt_tokens = len(answer.group.prompt)
-                started = Started(request, prompt_tokens, event.cached_tokens, self._clock())
+                started = Started(request, prompt_tokens, event.cached_tokens, began)
                 return [started, *answer.begin()]
             case Scored():
                 return answer.read(event.draw)

@@ -175,6 +175,7 @@ class BatchedEngine:
             for running in reading.running:
                 running.ahead.extend(reading.prompt)
                 running.likely = reading.scored or 0
+                running.slot.lends = reading.scored is None
                 running.read_next()
             return events
         slot, known = reading.slot, reading.known

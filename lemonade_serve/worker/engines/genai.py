@@ -112,7 +112,7 @@ class GenaiEngine:
     def release(self, id: Id) -> None:
         for running in [r for r in self._running if r.sequence.id == id]:
             self._running.remove(running)
-            if running.cache:
+            if running.cache and running.scored is None:  # others are to read in chunks: see Slot
                 self._kept.append(running.cache)
                 self._shrink(self.kv_cache_tokens - self.kv_tokens)
 
