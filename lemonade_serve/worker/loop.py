@@ -25,7 +25,16 @@ from lemonade_serve.protocol.messages import (
     ResolvedParams,
     Started,
 )
-from lemonade_serve.worker.engines.base import Admitted, Broken, Engine, Group, Id, Sampled
+from lemonade_serve.worker.engines import base
+from lemonade_serve.worker.engines.base import (
+    Admitted,
+    Broken,
+    Engine,
+    Group,
+    Id,
+    Sampled,
+    Scored,
+)
 from lemonade_serve.worker.generation import Answer
 from lemonade_serve.worker.guidance import Grammars
 from lemonade_serve.worker.preparing import Prepared, Preparing
@@ -92,8 +101,9 @@ class Loop:
             self._tell_places()
             if not self._engine.idle:
                 with self._turn():
+                    began = self._clock()
                     step = self._engine.step()
-                events = [event for one in step.events for event in self._events(one)]
+                events = [event for one in step.events for event in self._events(one, began)]
                 self._emit(events, batch=step.batch)
 
     def _obey(self) -> None:
@@ -190,7 +200,8 @@ class Loop:
         self._told = places
         self._emit([Queued(request, ahead) for request, ahead in news])
 
-    def _events(self, event: Admitted | Sampled | Broken) -> list[Event]:
+    def _events(self, event: base.Event, began: float) -> list[Event]:
+        """What a step that began then has to say."""
         request, index = event.id
         answer = self._answers.get(request)
         if answer is None:  # another of its sequences broke in this very step
@@ -198,7 +209,10 @@ class Loop:
         match event:
             case Admitted():
                 prompt_tokens = len(answer.group.prompt)
-                return [Started(request, prompt_tokens, event.cached_tokens, self._clock())]
+                started = Started(request, prompt_tokens, event.cached_tokens, began)
+                return [started, *answer.begin()]
+            case Scored():
+                return answer.read(event.draw)
             case Sampled():
                 events = answer.push(index, event.draw, self._clock())
                 if isinstance(events[-1], Finished):

@@ -25,6 +25,7 @@ from lemonade_serve.protocol.messages import (
     TextPrompt,
     TokensPrompt,
 )
+from lemonade_serve.worker.infill import Infill
 
 
 class _ModelConfig(msgspec.Struct):
@@ -62,6 +63,7 @@ class Vocabulary:
         self._longest_prompt = self.context_length * longest_token
         self._template = _chat_template(directory)
         self._bytes = _spelling(self._tokenizer)
+        self._infill = Infill.of(self._tokenizer)
 
     def encode(self, prompt: Prompt) -> list[int]:
         """The prompt's tokens: BOS and the like as the tokenizer, or the template, puts them.
@@ -79,11 +81,36 @@ class Vocabulary:
             case ChatPrompt(messages):
                 text = self.render(messages)
                 ids = self._tokenise(text, field_of(prompt), add_special_tokens=False)
+            case TextPrompt(text, str() as suffix):
+                ids = self._between(text, suffix)
             case TextPrompt(text):
                 ids = self._tokenise(text, field_of(prompt), add_special_tokens=True)
         if not ids:
             raise errors.InvalidRequest("the prompt is empty", param=field_of(prompt))
         return ids
+
+    def text_of(self, prompt: Prompt) -> str:
+        """A prompt as its answer tells it."""
+        match prompt:
+            case TextPrompt(text):
+                return text
+            case TokensPrompt(tokens):
+                return self.decode(tokens)
+            case ChatPrompt():
+                return ""
+
+    def _between(self, text: str, suffix: str) -> list[int]:
+        """Raises InvalidRequest where the model fills in nothing."""
+        if self._infill is None:
+            raise errors.InvalidRequest(
+                "this model was not made to write what comes before a text: its vocabulary has no "
+                "tokens for that",
+                param="suffix",
+            )
+        begin = self._tokenise("", "prompt", add_special_tokens=True)
+        before = self._tokenise(text, "prompt", add_special_tokens=False)
+        after = self._tokenise(suffix, "suffix", add_special_tokens=False)
+        return [*begin, *self._infill.join(before, after)]
 
     def _tokenise(self, text: str, field: str, *, add_special_tokens: bool) -> list[int]:
         """Raises ContextLengthExceeded without a look at a text that no tokens could shorten."""

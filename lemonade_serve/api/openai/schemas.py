@@ -7,8 +7,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from lemonade_serve import errors
 from lemonade_serve.api.guidance import JsonObject, Schema, Text
 from lemonade_serve.api.keep_alive import KeepAlive
+from lemonade_serve.api.openai.timings import Timings
 from lemonade_serve.settings.parameters import (
     LogitBias,
     MaxLength,
@@ -99,13 +101,25 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class CompletionRequest(Request, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`prompt`: a string, token ids, or a list of one of them."""
+    """`prompt`: a string, token ids, or a list of such. With `echo` it comes first in the text, and
+    `max_tokens` may be 0. `suffix`: what shall come after the text."""
 
     prompt: str | list[Any]
+    suffix: str | None = None
+    echo: bool | None = None
+    max_tokens: Annotated[int, Meta(ge=0)] | None = None
     logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
 
     def options(self) -> RequestOptions:
-        return self._options(self.max_tokens, self.logprobs)
+        """Raises InvalidRequest where nothing is wanted."""
+        options = self._options(self.max_tokens, self.logprobs)
+        if self.max_tokens != 0:
+            return options
+        if not self.echo:
+            raise errors.InvalidRequest(
+                "max_tokens is at least 1, but for the echo of a prompt", param="max_tokens"
+            )
+        return msgspec.structs.replace(options, min_length=self.min_tokens or 0)
 
 
 class TextPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -144,11 +158,12 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 
 class TextLogprobs(msgspec.Struct, frozen=True, kw_only=True):
     """One entry for each token. `top_logprobs` have the token itself and the most likely ones,
-    `text_offset` where in the text it begins, in characters."""
+    `text_offset` where in the text it begins, in characters. A prompt's first token has neither
+    a logprob nor likely ones."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
 
@@ -166,8 +181,10 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     object: Literal["text_completion"] = "text_completion"
     created: int
     model: str
+    system_fingerprint: str
     choices: list[Choice]
     usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
+    timings: Timings | msgspec.UnsetType = msgspec.UNSET
 
 
 class AssistantMessage(msgspec.Struct, frozen=True, kw_only=True):
@@ -207,8 +224,10 @@ class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
     object: Literal["chat.completion"] = "chat.completion"
     created: int
     model: str
+    system_fingerprint: str
     choices: list[ChatChoice]
     usage: Usage
+    timings: Timings
 
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True):
@@ -228,8 +247,10 @@ class ChatChunk(msgspec.Struct, frozen=True, kw_only=True):
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     created: int
     model: str
+    system_fingerprint: str
     choices: list[ChunkChoice]
     usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
+    timings: Timings | msgspec.UnsetType = msgspec.UNSET
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):

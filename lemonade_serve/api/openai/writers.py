@@ -14,7 +14,9 @@ from lemonade_serve.api import answer
 from lemonade_serve.api.answer import Part
 from lemonade_serve.api.errors import Shown
 from lemonade_serve.api.openai import schemas
+from lemonade_serve.api.openai.fingerprint import fingerprint_of
 from lemonade_serve.api.openai.logprobs import TextLogprobs, chat_logprobs
+from lemonade_serve.api.openai.timings import Timings, timings_of
 from lemonade_serve.domain.completion import Generation
 
 
@@ -37,33 +39,43 @@ class _OpenAIWriter:
         self.id = f"{self.prefix}-{secrets.token_hex(12)}"
         self.created = int(time.time())
         self._include_usage = include_usage
+        self._ended = 0
 
     def end(self, generation: Generation) -> bytes:
         if not self._include_usage:
             return answer.DONE
-        return self._event(generation, [], usage_of(generation)) + answer.DONE
+        last = self._event(generation, [], usage_of(generation), timings_of(generation))
+        return last + answer.DONE
 
     def error(self, shown: Shown) -> bytes:
         return answer.event(shown.openai_body())
 
-    def _chunk(self, generation: Generation, choice: object) -> bytes:
-        """OpenAI sends a null in every event but the last when usage was asked for."""
-        no_usage = None if self._include_usage else msgspec.UNSET
-        return self._event(generation, [choice], no_usage)
+    def _chunk(self, generation: Generation, choice: schemas.Choice | schemas.ChunkChoice) -> bytes:
+        """OpenAI sends a null in every event but the last when usage was asked for. The timings are
+        in the last event that has choices, or else with the usage."""
+        self._ended += choice.finish_reason is not None
+        if self._include_usage:
+            return self._event(generation, [choice], None)
+        over = choice.finish_reason is not None and self._ended == generation.n
+        timings = timings_of(generation) if over else msgspec.UNSET
+        return self._event(generation, [choice], msgspec.UNSET, timings)
 
     def _event(
         self,
         generation: Generation,
         choices: list[Any],
         usage: schemas.Usage | msgspec.UnsetType | None,
+        timings: Timings | msgspec.UnsetType = msgspec.UNSET,
     ) -> bytes:
         return answer.event(
             self.streamed(
                 id=self.id,
                 created=self.created,
                 model=generation.model,
+                system_fingerprint=fingerprint_of(generation),
                 choices=choices,
                 usage=usage,
+                timings=timings,
             )
         )
 
@@ -83,8 +95,10 @@ class CompletionWriter(_OpenAIWriter):
             id=self.id,
             created=self.created,
             model=generation.model,
+            system_fingerprint=fingerprint_of(generation),
             choices=[self._choice(sequence) for sequence in sequences],
             usage=usage_of(generation),
+            timings=timings_of(generation),
         )
 
     def part(self, generation: Generation, part: Part) -> bytes:
@@ -114,6 +128,7 @@ class ChatWriter(_OpenAIWriter):
             id=self.id,
             created=self.created,
             model=generation.model,
+            system_fingerprint=fingerprint_of(generation),
             choices=[
                 schemas.ChatChoice(
                     index=sequence.index,
@@ -124,6 +139,7 @@ class ChatWriter(_OpenAIWriter):
                 for sequence in sequences
             ],
             usage=usage_of(generation),
+            timings=timings_of(generation),
         )
 
     def part(self, generation: Generation, part: Part) -> bytes:

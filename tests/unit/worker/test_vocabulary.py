@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tokenizers import AddedToken
 
 from lemonade_serve import errors
 from lemonade_serve.protocol.messages import ChatPrompt, Message, TextPrompt, TokensPrompt
@@ -95,6 +96,41 @@ class TestPrompts:
         vocabulary = make_vocabulary(tokenizer=tokenizer)
         assert len(vocabulary.encode(TextPrompt("12345"))) == 5
         assert len(vocabulary.encode(TextPrompt("1"))) == 1
+
+
+INFILL = [
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
+    ("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),
+    ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),  # noqa: RUF001, as DeepSeek spells them
+    ("▁<PRE>", "▁<SUF>", "▁<MID>"),
+]
+
+
+class TestSuffixes:
+    @pytest.mark.parametrize("words", INFILL)
+    def test_what_lies_between_is_asked_for_in_the_models_own_words(
+        self, make_vocabulary: MakeVocabulary, words: tuple[str, str, str]
+    ) -> None:
+        tokenizer = byte_level()
+        tokenizer.add_special_tokens([AddedToken(word, special=True) for word in words])
+        prefix, suffix, middle = map(tokenizer.token_to_id, words)
+        a, b, z = (tokenizer.encode(letter).ids[0] for letter in "abz")
+        vocabulary = make_vocabulary(tokenizer=tokenizer)
+        assert vocabulary.encode(TextPrompt("ab", "z")) == [prefix, a, b, suffix, z, middle]
+        assert vocabulary.encode(TextPrompt("", "z")) == [prefix, suffix, z, middle]
+        assert vocabulary.encode(TextPrompt("ab")) == [a, b]
+
+    def test_it_begins_as_the_tokenizer_wants(self, make_vocabulary: MakeVocabulary) -> None:
+        tokenizer = byte_level()
+        tokenizer.add_special_tokens([AddedToken(word, special=True) for word in INFILL[0]])
+        ids = make_vocabulary(tokenizer=add_bos(tokenizer)).encode(TextPrompt("a", "z"))
+        assert [ids.count(tokenizer.token_to_id(BOS)), ids[0]] == [1, tokenizer.token_to_id(BOS)]
+
+    def test_a_model_that_fills_in_nothing_says_so(self, make_vocabulary: MakeVocabulary) -> None:
+        with pytest.raises(errors.InvalidRequest, match="no tokens for that") as raised:
+            make_vocabulary().encode(TextPrompt("a", "z"))
+        assert raised.value.param == "suffix"
 
 
 class TestTemplates:
