@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -11,12 +13,12 @@ import pytest
 from lemonade_serve import errors
 from lemonade_serve.protocol.messages import Load, ResolvedParams
 from lemonade_serve.worker.engines import base
-from lemonade_serve.worker.engines.base import Broken, Engine, Group, Id, Sampled
+from lemonade_serve.worker.engines.base import Broken, Engine, Group, Id, Sampled, Scored
 from lemonade_serve.worker.engines.cache import KvCache
 from lemonade_serve.worker.engines.choice import examine
 from lemonade_serve.worker.engines.opening import open_engine
 from lemonade_serve.worker.engines.runner import Runner
-from lemonade_serve.worker.sampler import Drawing
+from lemonade_serve.worker.sampler import Draw, Drawing
 from tests import tiny
 from tests.graphs import HEAD_SIZE, Plan
 
@@ -77,13 +79,14 @@ def group(
     n: int = 1,
     logprobs: int | None = None,
     tokens: int = TOKENS,
+    scored: int | None = None,
 ) -> Group:
     params = ResolvedParams(temperature=0.0, logprobs=logprobs)
     sequences = [
         base.Sequence(Id(request, index), Drawing(params, prompt, frozenset()))
         for index in range(n)
     ]
-    return Group(prompt, tokens, sequences)
+    return Group(prompt, tokens, sequences, scored)
 
 
 def said_by(
@@ -158,6 +161,38 @@ def test_a_prompt_of_one_token_gives_the_same_bits_alone_and_among_others(
         drawn.append([e.draw for e in events if isinstance(e, Sampled) and e.id.request == 1][:3])
     assert drawn == [drawn[0]] * 3
     assert len(drawn[0]) == 3
+
+
+def scored_by(engine: Engine, prompt: list[int]) -> tuple[list[Draw], int]:
+    """The tokens of a prompt but the first, and how many steps it took to read it."""
+    engine.start(group(1, prompt, n=2, scored=3))
+    told: list[Draw] = []
+    for steps in itertools.count(1):
+        events = engine.step().events
+        told += [event.draw for event in events if isinstance(event, Scored)]
+        if any(isinstance(event, Sampled) for event in events):
+            engine.release(Id(1, 0))
+            engine.release(Id(1, 1))
+            return told, steps
+    raise AssertionError
+
+
+@pytest.mark.parametrize("plan", [Plan(), Plan(dtype="float16"), Plan(bits=4, accuracy_level=4)])
+def test_a_graph_that_tells_all_positions_has_its_prompts_scored_in_chunks(
+    tmp_path: Path, plan: Plan
+) -> None:
+    pruned = msgspec.structs.replace(plan, pruned=True)
+    prompt = [*PROMPT, *PROMPT[::-1], *PROMPT]
+    told, steps = scored_by(load(tiny.put(tmp_path / "whole", plan)), prompt)
+    one_by_one, more = scored_by(load(tiny.put(tmp_path / "pruned", pruned)), prompt)
+    genai, _ = scored_by(load(tmp_path / "whole", "onnxruntime-genai"), prompt)
+    assert (steps, more) == (3, len(prompt) + 1)  # chunks are of 16 tokens
+    assert [draw.token for draw in told] == prompt[1:]
+    for other in (one_by_one, genai):
+        assert [draw.token for draw in other] == prompt[1:]
+        for one, same in zip(told, other, strict=True):
+            assert one.logprob == pytest.approx(same.logprob, abs=0.02)
+            assert dict(one.top) == pytest.approx(dict(same.top), abs=0.02)
 
 
 def test_what_fails_on_its_way_into_the_batch_leaves_its_slots(

@@ -93,6 +93,7 @@ class BatchedEngine:
         """By row."""
         self._read_tokens = 0
         self._sampler = Sampler(decoder.vocabulary)
+        self._scores_chunks = not decoder.last_position_only
         self._runner = Runner(
             decoder,
             threads=load.threads,
@@ -170,18 +171,24 @@ class BatchedEngine:
             events.append(self._begin(reading))
         # A token alone could be rounded differently (see Runner), and graphs may give the logits of
         # a chunk's last position only: such prompts are read by the steps.
-        if len(reading.prompt) == 1 or reading.scored is not None:
+        by_steps = reading.scored is not None and not self._scores_chunks
+        if len(reading.prompt) == 1 or by_steps:
             self._join(reading)
             for running in reading.running:
                 running.ahead.extend(reading.prompt)
                 running.likely = reading.scored or 0
-                running.slot.lends = reading.scored is None
+                running.slot.lends = not by_steps
                 running.read_next()
             return events
         slot, known = reading.slot, reading.known
         size = chunk_of(len(reading.prompt) - known, bound)
         chunk = reading.prompt[known : known + size]
-        logits = self._runner.run(slot.row, np.array([chunk]), np.array([known]))
+        if reading.scored is None:
+            logits = self._runner.run(slot.row, np.array([chunk]), np.array([known]))
+        else:
+            every = self._runner.run_all(slot.row, np.array([chunk]), np.array([known]))
+            events += self._score(reading, every, reading.scored)
+            logits = every[-1:]
         slot.extend(chunk)
         self._read_tokens += size
         if reading.known < len(reading.prompt):
@@ -191,6 +198,16 @@ class BatchedEngine:
         self._join(reading)
         logits = np.repeat(logits, len(reading.running), axis=0)
         return events + self._sample(reading.running, logits)
+
+    def _score(self, reading: _Reading, logits: Logits, likely: int) -> list[Event]:
+        """The tokens that come next in a prompt, by the logits of those from the first unknown."""
+        begin, events = reading.known + 1, list[Event]()
+        for row, token in enumerate(reading.prompt[begin : begin + len(logits)]):
+            draw = self._sampler.score(logits[row : row + 1], token, likely)
+            if isinstance(draw, Exception):
+                raise draw
+            events.append(Scored(reading.running[0].sequence.id, draw))
+        return events
 
     def _join(self, reading: _Reading) -> None:
         """Its sequences decode from the next step on."""

@@ -61,13 +61,26 @@ class Runner:
         """Read `tokens` (rows, positions) into the rows from `first` on, row i of which holds
         `lengths[i]` tokens; returns the logits of each row's last position, which the next run
         overwrites."""
+        return self._read(first, tokens, lengths)[:, -1].astype(np.float32, copy=False)
+
+    def run_all(self, row: int, tokens: NDArray[np.int64], lengths: NDArray[np.int64]) -> Logits:
+        """As `run` with one row, for the logits of all its positions. Not for a graph that gives
+        the last position only."""
+        every: Logits = self._read(row, tokens, lengths)[0].astype(np.float32, copy=False)
+        return every
+
+    def _read(
+        self, first: int, tokens: NDArray[np.int64], lengths: NDArray[np.int64]
+    ) -> NDArray[Any]:
         if tokens.size == 1 and first == self.first and self._companions:
             alone = np.zeros((self._companions, 1), np.int64)
             tokens, lengths = np.vstack([alone, tokens]), np.append(alone, lengths)
             return self._run(0, tokens, lengths)[self._companions :]
         return self._run(first, tokens, lengths)
 
-    def _run(self, first: int, tokens: NDArray[np.int64], lengths: NDArray[np.int64]) -> Logits:
+    def _run(
+        self, first: int, tokens: NDArray[np.int64], lengths: NDArray[np.int64]
+    ) -> NDArray[Any]:
         rows, positions = tokens.shape
         logits = self._logits[:rows]
         if positions == 1:
@@ -86,7 +99,7 @@ class Runner:
                 logits = np.empty(shape, self._decoder.logits_dtype)
             self._bind_logits(binding, logits)
         self._session.run_with_iobinding(binding)
-        return logits[:, -1].astype(np.float32, copy=False)
+        return logits
 
     def _step(self, first: int, rows: int) -> _Step:
         """Kept, like the bindings of prompts: a step is short, and feels every call."""
