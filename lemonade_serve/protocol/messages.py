@@ -80,10 +80,11 @@ class ToolChoice(msgspec.Struct, frozen=True):
 
 class Guidance(msgspec.Struct, frozen=True):
     """What a whole answer must be: `grammar` is a JSON Schema, a regular expression or a Lark
-    grammar, by its `kind`."""
+    grammar, by its `kind`. `field` is what the request calls it, for errors."""
 
     kind: Literal["json_schema", "regex", "lark"]
     grammar: str
+    field: str = ""
 
 
 class TextPrompt(msgspec.Struct, frozen=True, tag=True, array_like=True):

@@ -38,13 +38,15 @@ class Answer:
         max_tokens = min(params.max_length, room)
         self._vocabulary = vocabulary
         self._request = request
+        decode = vocabulary.decoder_of(work.prompt)
+        self.tool_format = vocabulary.tool_format(work.prompt)
         self._generations = [
             Generation(
                 Id(request, index),
                 params,
                 max_tokens=max_tokens,
                 eos_ids=eos_ids,
-                detokenizer=Detokenizer(vocabulary.decode, prompt),
+                detokenizer=Detokenizer(decode, prompt),
             )
             for index in range(work.n)
         ]

@@ -25,6 +25,7 @@ from lemonade_serve.protocol.messages import (
     ResolvedParams,
     Started,
 )
+from lemonade_serve.worker.calls import guided
 from lemonade_serve.worker.engines import base
 from lemonade_serve.worker.engines.base import (
     Admitted,
@@ -123,6 +124,7 @@ class Loop:
     def _receive(self, command: Generate) -> None:
         request, work = command.request, command.work
         try:
+            work = guided(work, self._vocabulary)
             prompt = self._vocabulary.encode(work.prompt)
             self._check_bias(work.params)
             answer = Answer(
@@ -209,7 +211,8 @@ class Loop:
         match event:
             case Admitted():
                 prompt_tokens = len(answer.group.prompt)
-                started = Started(request, prompt_tokens, event.cached_tokens, began)
+                cached, written = event.cached_tokens, answer.tool_format
+                started = Started(request, prompt_tokens, cached, began, written)
                 return [started, *answer.begin()]
             case Scored():
                 return answer.read(event.draw)

@@ -21,6 +21,7 @@ from lemonade_serve.api.deps import Bounds, Finder, Service
 from lemonade_serve.api.guidance import guidance_of
 from lemonade_serve.api.keep_alive import seconds
 from lemonade_serve.api.openai import schemas
+from lemonade_serve.api.openai.chat import chat_prompt
 from lemonade_serve.api.openai.prompts import prompts_of
 from lemonade_serve.api.openai.writers import ChatWriter, CompletionWriter
 from lemonade_serve.api.query import nothing_unknown
@@ -29,7 +30,6 @@ from lemonade_serve.domain.checkpoint import CheckpointInfo
 from lemonade_serve.domain.completion import (
     ChatPrompt,
     CompletionRequest,
-    Message,
     Placement,
     TextPrompt,
     TokensPrompt,
@@ -100,8 +100,7 @@ async def create_chat_completion(
     if data.top_logprobs is not None and not data.logprobs:
         raise errors.InvalidRequest("top_logprobs is for logprobs: true only", param="top_logprobs")
     writer = ChatWriter(include_usage=_include_usage(data))
-    prompt = ChatPrompt(tuple(Message(m.role, _content(m)) for m in data.messages))
-    wanted = _wanted(request, data, prompt, "chat_completions")
+    wanted = _wanted(request, data, chat_prompt(data), "chat_completions")
     return await answer.give(request, service, wanted, writer, bounds)
 
 
@@ -147,12 +146,6 @@ def _include_usage(data: schemas.Request) -> bool:
     if data.stream_options and not data.stream:
         raise errors.InvalidRequest("stream_options is for streams only", param="stream_options")
     return bool(data.stream_options and data.stream_options.include_usage)
-
-
-def _content(message: schemas.ChatMessage) -> str:
-    if isinstance(message.content, str):
-        return message.content
-    return "".join(part.text for part in message.content)
 
 
 def _model(info: CheckpointInfo) -> schemas.Model:

@@ -127,10 +127,105 @@ class TextPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     text: str
 
 
-class ChatMessage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+Content = str | list[TextPart]
+
+
+class _Message(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="role"
+):
     name: str | None = None
+
+
+class SystemMessage(_Message, frozen=True, kw_only=True, tag="system"):
+    content: Content
+
+
+class DeveloperMessage(_Message, frozen=True, kw_only=True, tag="developer"):
+    content: Content
+
+
+class UserMessage(_Message, frozen=True, kw_only=True, tag="user"):
+    content: Content
+
+
+class CalledFunction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`arguments` are JSON, as text."""
+
+    name: str
+    arguments: str
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class AssistantTurn(_Message, frozen=True, kw_only=True, tag="assistant"):
+    """What a model said, as an answer has it; only one with calls may say nothing else."""
+
+    content: Content | None = None
+    tool_calls: list[Call] | None = None
+    refusal: None = None
+    audio: None = None
+    function_call: None = None
+
+
+class ToolMessage(_Message, frozen=True, kw_only=True, tag="tool"):
+    content: Content
+    tool_call_id: str
+
+
+ChatMessage = SystemMessage | DeveloperMessage | UserMessage | AssistantTurn | ToolMessage
+
+
+class Function(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`parameters` is a JSON Schema. Calls that have to be made follow it, `strict` or not."""
+
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class FunctionTool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    type: Literal["function"]
+    function: Function
+
+
+class FunctionName(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    name: str
+
+
+class NamedTool(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag_field="type",
+    tag="function",
+):
+    """This one."""
+
+    function: FunctionName
+
+
+class AllowedNames(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], Meta(min_length=1)]
+
+
+class AllowedTools(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag_field="type",
+    tag="allowed_tools",
+):
+    """Some of them."""
+
+    allowed_tools: AllowedNames
 
 
 class ChatRequest(Request, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -138,7 +233,10 @@ class ChatRequest(Request, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_completion_tokens: MaxLength | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    parallel_tool_calls: Literal[True] | None = None
+    tools: Annotated[list[FunctionTool], Meta(max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedTools | None = None
+    parallel_tool_calls: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
 
     def options(self) -> RequestOptions:
         likely = (self.top_logprobs or 0) if self.logprobs else None
@@ -188,9 +286,12 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AssistantMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """`content` is null where there are only calls."""
+
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
     refusal: None = None
+    tool_calls: list[Call] | msgspec.UnsetType = msgspec.UNSET
 
 
 class LikelyToken(msgspec.Struct, frozen=True, kw_only=True):
@@ -230,9 +331,24 @@ class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
     timings: Timings
 
 
+class FunctionDelta(msgspec.Struct, frozen=True, kw_only=True):
+    name: str | msgspec.UnsetType = msgspec.UNSET
+    arguments: str
+
+
+class CallDelta(msgspec.Struct, frozen=True, kw_only=True):
+    """`id`, `type` and the name come once, first."""
+
+    index: int
+    id: str | msgspec.UnsetType = msgspec.UNSET
+    type: Literal["function"] | msgspec.UnsetType = msgspec.UNSET
+    function: FunctionDelta
+
+
 class Delta(msgspec.Struct, frozen=True, kw_only=True):
     role: Literal["assistant"] | msgspec.UnsetType = msgspec.UNSET
     content: str | msgspec.UnsetType = msgspec.UNSET
+    tool_calls: list[CallDelta] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChunkChoice(msgspec.Struct, frozen=True, kw_only=True):

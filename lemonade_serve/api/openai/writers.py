@@ -18,6 +18,7 @@ from lemonade_serve.api.openai.fingerprint import fingerprint_of
 from lemonade_serve.api.openai.logprobs import TextLogprobs, chat_logprobs
 from lemonade_serve.api.openai.timings import Timings, timings_of
 from lemonade_serve.domain.completion import Generation
+from lemonade_serve.domain.tools import CallPart
 
 
 def usage_of(generation: Generation) -> schemas.Usage:
@@ -132,7 +133,7 @@ class ChatWriter(_OpenAIWriter):
             choices=[
                 schemas.ChatChoice(
                     index=sequence.index,
-                    message=schemas.AssistantMessage(content=sequence.text),
+                    message=_message(sequence),
                     logprobs=chat_logprobs(sequence.drawn) if sequence.drawn else None,
                     finish_reason=sequence.reason,
                 )
@@ -145,7 +146,7 @@ class ChatWriter(_OpenAIWriter):
     def part(self, generation: Generation, part: Part) -> bytes:
         choice = schemas.ChunkChoice(
             index=part.index,
-            delta=schemas.Delta() if part.reason else schemas.Delta(content=part.text),
+            delta=_delta(part),
             logprobs=chat_logprobs(part.drawn) if part.drawn else None,
             finish_reason=part.reason or None,
         )
@@ -158,3 +159,34 @@ class ChatWriter(_OpenAIWriter):
         self._opened.add(index)
         role = schemas.Delta(role="assistant", content="")
         return self._chunk(generation, schemas.ChunkChoice(index=index, delta=role))
+
+
+def _message(sequence: Part) -> schemas.AssistantMessage:
+    if not sequence.calls:
+        return schemas.AssistantMessage(content=sequence.text)
+    return schemas.AssistantMessage(
+        content=sequence.text or None,
+        tool_calls=[
+            schemas.Call(
+                id=call.id,
+                function=schemas.CalledFunction(name=call.name, arguments=call.arguments),
+            )
+            for call in sequence.calls
+        ],
+    )
+
+
+def _delta(part: Part) -> schemas.Delta:
+    return schemas.Delta(
+        content=part.text or msgspec.UNSET,
+        tool_calls=[_call_delta(call) for call in part.calls] or msgspec.UNSET,
+    )
+
+
+def _call_delta(call: CallPart) -> schemas.CallDelta:
+    return schemas.CallDelta(
+        index=call.index,
+        id=call.id or msgspec.UNSET,
+        type="function" if call.id else msgspec.UNSET,
+        function=schemas.FunctionDelta(name=call.name or msgspec.UNSET, arguments=call.arguments),
+    )

@@ -22,7 +22,7 @@ async def test_a_stream_says_how_many_are_ahead_while_its_request_is_queued() ->
     house = House()
     house.launcher.hold()
     generation = await house.begin()
-    stream = answer._chunks(None, generation, SpecWriter(), 0.0, None)  # type: ignore[arg-type]
+    stream = answer._chunks(None, generation, answer._Cutter(), SpecWriter(), 0.0, None)  # type: ignore[arg-type]
     assert await anext(stream) == b": ping\n\n"
     generation.take(Queued(1, 3))
     assert await anext(stream) == b": queued, 3 ahead\n\n"
@@ -71,7 +71,7 @@ async def test_a_whole_answer_has_every_sequence_in_order() -> None:
     generation.take(Token(1, "", 1.0, 0, drawn(b"a")))
     generation.take(Token(1, "aa", 2.0, 0, drawn(b"a")))
     generation.take(Finished(1, "!", FinishReason.LENGTH, 0))
-    assert await answer._collect(generation) == [
+    assert await answer._collect(generation, answer._Cutter()) == [
         Part(0, "aa!", [drawn(b"a"), drawn(b"a")], "length"),
         Part(1, "b", [drawn(b"b")], "stop"),
     ]
