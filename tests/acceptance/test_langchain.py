@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import httpx
-import msgspec
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.prompts import ChatPromptTemplate
@@ -16,15 +15,9 @@ from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAI
 from pydantic import BaseModel, Field
 
-from lemonade_serve.api.openai import schemas
 from tests.daemon import MODEL, Daemon
 
 QUESTION = "In which city is the Eiffel Tower?"
-_KNOWN = {field.name for field in msgspec.structs.fields(schemas.ChatRequest)}
-STRUCTURED = pytest.mark.skipif(
-    "response_format" not in _KNOWN, reason="there is no response_format yet"
-)
-TOOLS = pytest.mark.skipif("tools" not in _KNOWN, reason="there are no tools yet")
 
 
 @pytest.fixture(autouse=True)
@@ -127,7 +120,6 @@ class Fruit(BaseModel):
     ripe: bool
 
 
-@STRUCTURED
 class TestStructuredOutput:
     @pytest.mark.parametrize("strict", [None, True])
     def test_an_answer_is_the_model_that_was_asked_for(
@@ -150,7 +142,6 @@ def weather(city: str, unit: Literal["C", "F"]) -> str:
     return f"It is 20 degrees {unit} in {city}."
 
 
-@TOOLS
 class TestTools:
     def test_a_call_that_is_required_is_made_and_answered(self, how: dict[str, Any]) -> None:
         chat = ChatOpenAI(**how, max_tokens=96)

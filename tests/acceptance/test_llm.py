@@ -12,14 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
+import llm
 import pytest
 
-from lemonade_serve.api.openai import schemas
 from tests.acceptance.openai_clients import free_port
 from tests.daemon import MODEL, Daemon
-
-llm = pytest.importorskip("llm")
 
 QUESTION = "In which city is the Eiffel Tower?"
 ENTRY = """\
@@ -43,11 +40,6 @@ DOG = {
     "required": ["name", "age"],
     "additionalProperties": False,
 }
-_KNOWN = {field.name for field in msgspec.structs.fields(schemas.ChatRequest)}
-STRUCTURED = pytest.mark.skipif(
-    "response_format" not in _KNOWN, reason="there is no response_format yet"
-)
-TOOLS = pytest.mark.skipif("tools" not in _KNOWN, reason="there are no tools yet")
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +95,6 @@ class TestCommand:
         )
         assert said.strip()
 
-    @STRUCTURED
     def test_it_asks_for_a_schema(self) -> None:
         schema = json.dumps(DOG)
         said = json.loads(command("-m", "lemon", *self.GREEDY, "--schema", schema, "A dog"))
@@ -136,12 +127,10 @@ class TestApi:
         assert "Paris" in asyncio.run(ask())
         gc.collect()  # `llm` never closes its asynchronous client, and that is heard of here
 
-    @STRUCTURED
     def test_a_schema_is_kept_to(self) -> None:
         answer = llm.get_model("lemon").prompt("A dog", schema=DOG, **self.GREEDY)
         assert set(json.loads(answer.text())) == {"name", "age"}
 
-    @TOOLS
     def test_a_tool_may_be_offered(self) -> None:
         def weather(city: str) -> str:
             """The weather in a city."""

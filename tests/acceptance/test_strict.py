@@ -15,7 +15,6 @@ import pytest
 from openai.types import Completion, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from lemonade_serve.api.openai import schemas
 from lemonade_serve.api.openai.timings import Timings
 from tests.daemon import MODEL, Daemon
 from tests.strict import strictly
@@ -79,21 +78,9 @@ CALLS: list[dict[str, Any]] = [
 ]
 
 
-def waits_for(field: str) -> pytest.MarkDecorator:
-    known = {field.name for field in msgspec.structs.fields(schemas.ChatRequest)}
-    return pytest.mark.skipif(field not in known, reason=f"there is no {field} yet")
-
-
 def cases(*groups: list[dict[str, Any]]) -> list[Any]:
     return [
-        pytest.param(
-            said,
-            id=" ".join(said) or "nothing",
-            marks=[waits_for(name) for name in said if name in ("response_format", "tools")]
-            + [waits_for(name) for name in said if name in ("regex", "grammar")],
-        )
-        for group in groups
-        for said in group
+        pytest.param(said, id=" ".join(said) or "nothing") for group in groups for said in group
     ]
 
 

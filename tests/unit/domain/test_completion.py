@@ -201,6 +201,21 @@ async def test_an_echo_is_read_as_text_and_counts_as_none() -> None:
     generation.cancel()
 
 
+@asynchronous
+async def test_prompts_that_still_wait_put_nobody_ahead_of_a_request_that_has_begun() -> None:
+    house = House()
+    house.launcher.hold()
+    generation = await house.service.begin(of_several(house, "a", "b"))
+    generation.take(Queued(1, 3))
+    assert generation.ahead == 3
+    generation.take(Started(1, 7, 3, 101.0))
+    generation.take(Queued(2, 2), nth=1)
+    assert generation.ahead is None
+    generation.take(Started(2, 1, 0, 105.0), nth=1)
+    assert (generation.started_at, generation.prompt_tokens) == (101.0, 8)
+    generation.cancel()
+
+
 def test_times_count_from_the_first_prompt_to_the_first_and_the_last_token() -> None:
     generation = new_generation(n=2)
     assert (generation.prefill_s, generation.decode_s) == (None, None)
