@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -115,6 +116,22 @@ def client(http: httpx.Client) -> openai.OpenAI:
     return openai.OpenAI(
         base_url="http://daemon/v1", api_key="any", http_client=http, max_retries=0
     )
+
+
+@pytest.fixture(scope="module")
+def families(cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
+    """The same weights with the templates of other families of models, under their names."""
+    root = tmp_path_factory.mktemp("families")
+    for name, template in FORMATS.items():
+        replaced = {"chat_template.jinja": template.encode()}
+        checkpoints.link(checkpoints.original(cache_dir), root / name, replaced)
+    settings = {"LEMONADE_CACHE_DIR": str(root), "LEMONADE_DEVICES__CPU__MAX_MODELS": "1"}
+    with Daemon.start(tmp_path_factory.mktemp("daemon"), settings) as daemon:
+        transport = httpx.HTTPTransport(uds=str(daemon.socket))
+        with httpx.Client(transport=transport, timeout=120) as http:
+            yield openai.OpenAI(
+                base_url="http://daemon/v1", api_key="any", http_client=http, max_retries=0
+            )
 
 
 def ask(client: openai.OpenAI, messages: list[Any], **more: Any) -> Any:
@@ -292,26 +309,7 @@ def test_parameters_that_cannot_be_enforced_are_named(
 
 
 class TestTemplatesThatKnowTools:
-    """The same weights with the templates of other families."""
-
-    @pytest.fixture(scope="class")
-    def families(
-        self, cache_dir: Any, tmp_path_factory: pytest.TempPathFactory
-    ) -> Iterator[openai.OpenAI]:
-        root = tmp_path_factory.mktemp("families")
-        for name, template in FORMATS.items():
-            replaced = {"chat_template.jinja": template.encode()}
-            checkpoints.link(checkpoints.original(cache_dir), root / name, replaced)
-        settings = {"LEMONADE_CACHE_DIR": str(root), "LEMONADE_DEVICES__CPU__MAX_MODELS": "1"}
-        with Daemon.start(tmp_path_factory.mktemp("daemon"), settings) as daemon:
-            yield openai.OpenAI(
-                base_url="http://daemon/v1",
-                api_key="any",
-                http_client=httpx.Client(
-                    transport=httpx.HTTPTransport(uds=str(daemon.socket)), timeout=120
-                ),
-                max_retries=0,
-            )
+    """Each is told of tools, and of what was called, in its own way."""
 
     @pytest.mark.system
     @pytest.mark.parametrize("name", FORMATS)
