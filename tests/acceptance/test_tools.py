@@ -11,9 +11,11 @@ import httpx
 import jsonschema
 import openai
 import pytest
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from tests import checkpoints
 from tests.daemon import MODEL, Daemon
+from tests.strict import strictly
 from tests.templates import FORMATS
 
 WEATHER = {
@@ -222,6 +224,26 @@ def test_a_stream_brings_the_same_calls(client: openai.OpenAI, n: int) -> None:
             assert len(pieces) > 3
         assert not [part for part in mine if part.delta.content]
         assert [p.finish_reason for p in mine if p.finish_reason] == [choice.finish_reason]
+
+
+def test_bodies_are_those_of_the_package_and_nothing_else(http: httpx.Client) -> None:
+    body = {
+        "model": MODEL,
+        "messages": FIVE,
+        "tools": TOOLS,
+        "tool_choice": "required",
+        "parallel_tool_calls": False,
+        "max_tokens": 100,
+        "logprobs": True,
+    }
+    whole = http.post("http://daemon/v1/chat/completions", json=body).json()
+    assert whole["choices"][0]["message"]["content"] is None
+    strictly(ChatCompletion, whole, beyond={"timings"})
+    streamed = http.post("http://daemon/v1/chat/completions", json={**body, "stream": True})
+    lines = [line for line in streamed.text.splitlines() if line.startswith("data: {")]
+    for line in lines:
+        strictly(ChatCompletionChunk, json.loads(line.removeprefix("data: ")), beyond={"timings"})
+    assert len(lines) > 5
 
 
 def test_logprobs_tell_of_every_token_of_a_call(client: openai.OpenAI) -> None:
