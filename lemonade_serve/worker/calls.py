@@ -24,6 +24,9 @@ _JSON = {
 }
 
 
+_NONE: dict[str, Any] = {"properties": {}, "additionalProperties": False}
+
+
 def guided(work: Work, vocabulary: Vocabulary) -> Work:
     """With what its tools make of its guidance."""
     prompt = work.prompt
@@ -79,20 +82,18 @@ def _rules(
         token = special(text)
         return json.dumps(text) if token is None else f"<[{token}]>"
 
-    more = MOST_CALLS - 1 if choice.parallel else 0
     key = "parameters" if tool_format == "llama3" else "arguments"
     match tool_format:
         case "llama3":
-            calls = f'calls: call ("; " call){{0,{more}}}'
+            calls = _series("call", "; ", choice)
         case "mistral":
-            calls = f'calls: {mark("[TOOL_CALLS]")} " "? "[" call (", " call){{0,{more}}} "]"'
+            calls = f'{mark("[TOOL_CALLS]")} " "? "[" {_series("call", ", ", choice)} "]"'
         case "mistral_args":
-            calls = f"calls: call{{1,{more + 1}}}"
+            calls = _series("call", "", choice)
         case _:
-            begin, end = f'{mark("<tool_call>")} "\\n"', f'"\\n" {mark("</tool_call>")}'
-            one = f"{begin} call {end}"
-            calls = f'calls: {one} ("\\n" {one}){{0,{more}}}'
-    rules = [calls, "call: " + " | ".join(f"call_{n}" for n in range(len(tools)))]
+            begin, end = mark("<tool_call>"), mark("</tool_call>")
+            calls = _series(f'{begin} "\\n" call "\\n" {end}', "\n", choice)
+    rules = [f"calls: {calls}", "call: " + " | ".join(f"call_{n}" for n in range(len(tools)))]
     for n, tool in enumerate(tools):
         if tool_format == "mistral_args":
             head = f"{mark('[TOOL_CALLS]')} {json.dumps(tool.name)} {mark('[ARGS]')}"
@@ -100,10 +101,15 @@ def _rules(
         else:
             head = json.dumps(f'{{"name": "{tool.name}", "{key}": ')
             rules.append(f'call_{n}: {head} arguments_{n} "}}"')
-        parameters = json.loads(tool.parameters or '{"properties": {}}')
+        parameters = _NONE if tool.parameters is None else json.loads(tool.parameters)
         schema = _guided({"type": "object", **parameters}, f"the parameters of {tool.name}")
         rules.append(f"arguments_{n}: %json {schema}")
     return rules
+
+
+def _series(one: str, between: str, choice: ToolChoice) -> str:
+    more = f"({json.dumps(between)} {one}){{0,{MOST_CALLS - 1}}}"
+    return f"{one} {more}" if choice.parallel else one
 
 
 def _guided(schema: dict[str, Any], what: str, *, field: str = "tools") -> str:
