@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from lemonade_serve.worker.engines.base import (
     Admitted,
     Broken,
+    Event,
     Group,
     Id,
     Sampled,
+    Scored,
     Sequence,
     Step,
     failure_code,
 )
-from lemonade_serve.worker.sampler import Sampler
+from lemonade_serve.worker.sampler import Logits, Sampler
 
 
 class FakeEngine:
@@ -43,7 +45,7 @@ class FakeEngine:
         self.sequence_slots = sequence_slots
         self.kv_cache_tokens = kv_cache_tokens
         self._cached_tokens = cached_tokens
-        self._newcomers: list[Id] = []
+        self._newcomers: list[Group] = []
         self._running: dict[Id, tuple[Sequence, list[int], int]] = {}
         self.steps = 0
         self.released: list[Id] = []
@@ -63,32 +65,46 @@ class FakeEngine:
 
     def start(self, group: Group) -> None:
         assert self.fits(group)
-        self._newcomers.append(group.sequences[0].id)
+        self._newcomers.append(group)
         for sequence in group.sequences:
             self._running[sequence.id] = (sequence, list(group.prompt), group.tokens)
 
     def release(self, id: Id) -> None:
         self.released.append(id)
         self._running.pop(id, None)
-        if id in self._newcomers:
-            self._newcomers.remove(id)
+        self._newcomers = [group for group in self._newcomers if group.sequences[0].id != id]
 
     def step(self) -> Step:
         assert self._running
         self.steps += 1
         if self._newcomers:
             admitted, self._newcomers = self._newcomers, []
-            return Step([Admitted(id, self._cached_tokens) for id in admitted])
+            return Step([event for group in admitted for event in self._admit(group)])
         running = list(self._running.values())
         return Step(
             [self._advance(sequence, tokens) for sequence, tokens, _ in running], len(running)
         )
 
-    def _advance(self, sequence: Sequence, tokens: list[int]) -> Sampled | Broken:
+    def _admit(self, group: Group) -> Iterator[Event]:
+        id = group.sequences[0].id
+        if group.scored is None:
+            yield Admitted(id, self._cached_tokens)
+            return
+        yield Admitted(id, 0)
+        for n in range(1, len(group.prompt)):
+            logits = self._logits(list(group.prompt[:n]))
+            draw = self._sampler.score(logits, group.prompt[n], group.scored)
+            assert not isinstance(draw, Exception)
+            yield Scored(id, draw)
+
+    def _logits(self, tokens: list[int]) -> Logits:
         logits = np.zeros((1, self._vocabulary), dtype=np.float32)
+        logits[0, self._script(tokens)] = 100.0
+        return logits
+
+    def _advance(self, sequence: Sequence, tokens: list[int]) -> Sampled | Broken:
         try:
-            logits[0, self._script(tokens)] = 100.0
-            (draw,) = self._sampler.sample(logits, [sequence.drawing])
+            (draw,) = self._sampler.sample(self._logits(tokens), [sequence.drawing])
             if isinstance(draw, Exception):
                 raise draw
         except Exception as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import itertools
+import math
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -20,6 +21,7 @@ from lemonade_serve.domain.residency.policy import Bounds
 from lemonade_serve.domain.residency.pool import Lease, Pool
 from lemonade_serve.domain.residency.slot import Key
 from lemonade_serve.protocol.messages import (
+    Echo,
     Finished,
     FinishReason,
     ImportGguf,
@@ -159,6 +161,8 @@ class FakeWorker:
                 deliver(Queued(1, ahead))
             deliver(Started(1, prompt_tokens, 0, _now()))
             self.started.set()
+            for echo in _echoes(work):
+                deliver(echo)
             for n in range(work.params.max_length):
                 await self._turn(n)
                 for index in range(work.n):
@@ -363,6 +367,17 @@ def new_generation(
         )
 
     return asyncio.run(make())
+
+
+def _echoes(work: Work) -> list[Echo]:
+    """A prompt of words; each of them is a token."""
+    if not (work.echo and isinstance(work.prompt, TextPrompt)):
+        return []
+    words = work.prompt.text.split(" ")
+    if work.params.logprobs is None:
+        return [Echo(1, work.prompt.text)]
+    told = [(Logprob(n, word.encode(), -0.5 if n else math.nan),) for n, word in enumerate(words)]
+    return [*(Echo(1, "", one) for one in told[:-1]), Echo(1, work.prompt.text, told[-1])]
 
 
 def _length(prompt: Prompt) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Sequence
+import secrets
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -14,14 +15,16 @@ from lemonade_serve.api.access import exchange_of
 from lemonade_serve.api.connection import while_connected
 from lemonade_serve.api.errors import Shown, report, show
 from lemonade_serve.domain.completion import (
+    ChatPrompt,
     CompletionRequest,
     CompletionService,
     Finished,
+    FinishReason,
     Generation,
     Logprob,
     Token,
 )
-from lemonade_serve.domain.tools import CallPart
+from lemonade_serve.domain.tools import CallParser, CallPart, joined, parser_of
 
 _STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 DONE = b"data: [DONE]\n\n"
@@ -46,7 +49,7 @@ class StreamBounds(msgspec.Struct, frozen=True, kw_only=True):
 class Part(msgspec.Struct, frozen=True):
     """Some of a sequence, or all of it. `drawn`: the tokens of it, if logprobs were asked for.
     `reason`: why it ended, `tool_calls` included; empty, if this is not its end. `calls`: of tools,
-    whole ones where the part is a whole sequence."""
+    after the text, whole ones where the part is a whole sequence."""
 
     index: int
     text: str
@@ -94,36 +97,96 @@ async def give(
     """
     generation = await service.begin(wanted)
     exchange_of(request.scope).generation = generation
+    cutter = _cutter(generation, wanted)
     try:
         if not wanted.streaming:
-            sequences = await while_connected(request, _collect(generation))
+            sequences = await while_connected(request, _collect(generation, cutter))
             return Response(writer.whole(generation, sequences))
         first = await while_connected(request, _first(generation, bounds.status_hold_s))
     except BaseException:
         generation.cancel()
         raise
-    chunks = _chunks(request, generation, writer, bounds.keepalive_s, first)
+    chunks = _chunks(request, generation, cutter, writer, bounds.keepalive_s, first)
     return Stream(chunks, media_type="text/event-stream", headers=_STREAM_HEADERS)
 
 
 class _Cutter:
-    """Makes parts of what a Generation says. Tokens wait for the text that they end in."""
+    """Makes parts of what a Generation says. Tokens wait for the text that they end in, or the
+    calls. `new_parser` is asked once a sequence has begun; None: all that it says is text. Unless
+    `parallel`, only the first call counts."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        new_parser: Callable[[], CallParser | None] = lambda: None,
+        *,
+        parallel: bool = True,
+    ) -> None:
+        self._new_parser = new_parser
+        self._parallel = parallel
+        self._parsers: dict[int, CallParser | None] = {}
+        self._calling: set[int] = set()
         self._waiting: dict[int, list[Drawn]] = {}
 
     def cut(self, piece: Token | Finished) -> Iterator[Part]:
+        index = piece.index
         if isinstance(piece, Token) and piece.logprobs:
-            self._waiting.setdefault(piece.index, []).append(piece.logprobs)
-        if piece.text:
-            yield Part(piece.index, piece.text, self._waiting.pop(piece.index, ()))
+            self._waiting.setdefault(index, []).append(piece.logprobs)
+        for text, calls in self._read(piece):
+            if calls:
+                self._calling.add(index)
+            yield Part(index, text, self._waiting.pop(index, ()), "", calls)
         if isinstance(piece, Finished):
-            drawn = self._waiting.pop(piece.index, ())
-            yield Part(piece.index, "", drawn, piece.reason.value)
+            yield Part(index, "", self._waiting.pop(index, ()), self._reason(piece))
+
+    def _read(self, piece: Token | Finished) -> Iterator[tuple[str, Sequence[CallPart]]]:
+        """Texts, each with the calls that follow it."""
+        index = piece.index
+        if index not in self._parsers:
+            self._parsers[index] = self._new_parser()
+        parser = self._parsers[index]
+        if parser is None:
+            if piece.text:
+                yield piece.text, ()
+            return
+        said = [*parser.push(piece.text)]
+        if isinstance(piece, Finished):
+            said += parser.flush()
+        text, calls = "", list[CallPart]()
+        for one in said:
+            if isinstance(one, CallPart):
+                if self._parallel or one.index == 0:
+                    calls.append(one)
+            elif calls:
+                yield text, calls
+                text, calls = one, []
+            else:
+                text += one
+        if text or calls:
+            yield text, calls
+
+    def _reason(self, piece: Finished) -> str:
+        called = piece.index in self._calling and piece.reason is FinishReason.STOP
+        return "tool_calls" if called else piece.reason.value
 
 
-async def _collect(generation: Generation) -> list[Part]:
-    cutter, unfinished = _Cutter(), generation.n
+def _cutter(generation: Generation, wanted: CompletionRequest) -> _Cutter:
+    """The worker says how calls are written once it has begun, if there are tools."""
+    prompt = wanted.prompt
+
+    def new_parser() -> CallParser | None:
+        written = generation.tool_format
+        return parser_of(written, _call_id) if written else None
+
+    parallel = not isinstance(prompt, ChatPrompt) or prompt.choice.parallel
+    return _Cutter(new_parser, parallel=parallel)
+
+
+def _call_id() -> str:
+    return f"call_{secrets.token_hex(12)}"
+
+
+async def _collect(generation: Generation, cutter: _Cutter) -> list[Part]:
+    unfinished = generation.n
     parts: list[list[Part]] = [[] for _ in range(generation.n)]
     while unfinished:
         piece = await generation.next()
@@ -137,7 +200,8 @@ def _joined(parts: Sequence[Part]) -> Part:
     last = parts[-1]
     text = "".join(part.text for part in parts)
     drawn = [drawn for part in parts for drawn in part.drawn]
-    return Part(last.index, text, drawn, last.reason)
+    calls = joined([call for part in parts for call in part.calls])
+    return Part(last.index, text, drawn, last.reason, calls)
 
 
 async def _first(generation: Generation, hold_s: float) -> Token | Finished | None:
@@ -150,12 +214,13 @@ async def _first(generation: Generation, hold_s: float) -> Token | Finished | No
 async def _chunks(
     request: Request[Any, Any, Any],
     generation: Generation,
+    cutter: _Cutter,
     writer: Writer[Any],
     keepalive_s: float,
     piece: Token | Finished | None,
 ) -> AsyncGenerator[bytes]:
     loop = asyncio.get_running_loop()
-    cutter, unfinished = _Cutter(), generation.n
+    unfinished = generation.n
     silent_until = loop.time()
     try:
         if opening := writer.begin(generation):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Mapping
 
 import msgspec
@@ -12,7 +13,7 @@ from lemonade_serve.domain.clients import ClientParams
 from lemonade_serve.domain.events import RequestRefused
 from lemonade_serve.domain.generation import CompletionRequest, Generation
 from lemonade_serve.domain.placement import Locator, Placement
-from lemonade_serve.domain.ports import Clock, Observer
+from lemonade_serve.domain.ports import Clock, Observer, Worker
 from lemonade_serve.domain.residency.pool import Lease, Pool
 from lemonade_serve.domain.sampling import RequestOptions, resolve
 from lemonade_serve.protocol.messages import (
@@ -61,18 +62,22 @@ class Turns(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float
     client_weights: Mapping[str, float] = {}
 
-    def work(self, request: CompletionRequest, params: ResolvedParams) -> Work:
-        """A request as its worker gets it. Those who share a key share its turns."""
+    def works(self, request: CompletionRequest, params: ResolvedParams) -> list[Work]:
+        """A request as its worker gets it, by prompt. Those who share a key share its turns."""
         holder = request.client.partition("/")[0]
         weight = self.client_weights.get(holder, 1.0)
-        return Work(
-            request.prompt,
-            params,
-            n=request.n,
-            client=holder,
-            weight=weight,
-            guidance=request.guidance,
-        )
+        return [
+            Work(
+                prompt,
+                params,
+                n=request.n,
+                client=holder,
+                weight=weight,
+                guidance=request.guidance,
+                echo=request.echo,
+            )
+            for prompt in request.prompts
+        ]
 
 
 class CompletionService:
@@ -116,11 +121,11 @@ class CompletionService:
         placement = request.placement
         info, where = await self._locator.locate(placement)
         params = resolve(*await self._params.layers(request.client, info.name), request.options)
-        work = self._turns.work(request, params)
+        works = self._turns.works(request, params)
         lease = self._pool.acquire(
             info,
             where,
-            client=work.client,
+            client=works[0].client,
             streaming=request.streaming,
             keep_alive_s=placement.keep_alive,
         )
@@ -131,12 +136,14 @@ class CompletionService:
             clock=self._clock,
             report=self._observer.observe,
         )
-        generation.task = asyncio.create_task(self._run(generation, work, lease), name="generation")
+        generation.task = asyncio.create_task(
+            self._run(generation, works, lease), name="generation"
+        )
         self._running.add(generation)
         generation.task.add_done_callback(lambda _: self._ended(generation, lease))
         return generation
 
-    async def _run(self, generation: Generation, work: Work, lease: Lease) -> None:
+    async def _run(self, generation: Generation, works: list[Work], lease: Lease) -> None:
         late = asyncio.get_running_loop().call_later(
             max(0.0, generation.arrived + self._turns.timeout_s - self._clock()),
             self._give_up,
@@ -145,7 +152,8 @@ class CompletionService:
         )
         try:
             worker = await lease.worker()
-            await worker.generate(work, generation.take)
+            generation.engine = worker.ready.engine
+            await _generate_all(worker, works, generation)
         except Exception as error:  # the reader raises it, where the API logs what nobody foresaw
             generation.put(error)
         finally:
@@ -163,3 +171,17 @@ class CompletionService:
         lease.release()
         self._running.discard(generation)
         generation.end()
+
+
+async def _generate_all(worker: Worker, works: list[Work], generation: Generation) -> None:
+    """All prompts of a request at once. The first that fails ends the others."""
+    if len(works) == 1:  # the usual case costs no tasks
+        await worker.generate(works[0], generation.take)
+        return
+    try:
+        async with asyncio.TaskGroup() as group:
+            for nth, work in enumerate(works):
+                deliver = functools.partial(generation.take, nth=nth)
+                group.create_task(worker.generate(work, deliver), name="prompt")
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None

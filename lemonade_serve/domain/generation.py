@@ -17,6 +17,7 @@ from lemonade_serve.domain.ports import Clock
 from lemonade_serve.domain.residency.pool import Lease
 from lemonade_serve.domain.sampling import Options
 from lemonade_serve.protocol.messages import (
+    Echo,
     Finished,
     FinishReason,
     Guidance,
@@ -28,10 +29,12 @@ from lemonade_serve.protocol.messages import (
 
 
 class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Continue `prompt` in `n` ways. `arrived` is when the request did, on the service's clock:
-    times count from there. `endpoint` is its route's short name, for the metrics."""
+    """Continue `prompt`, and each of `more_prompts`, in `n` ways; with `echo`, from its beginning
+    on. `arrived` is when the request did, on the service's clock: times count from there.
+    `endpoint` is its route's short name, for the metrics."""
 
     prompt: Prompt
+    more_prompts: tuple[Prompt, ...] = ()
     options: Options
     placement: Placement
     arrived: float
@@ -40,11 +43,17 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
     n: int = 1
     streaming: bool = False
     guidance: Guidance | None = None
+    echo: bool = False
+
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        return self.prompt, *self.more_prompts
 
 
 class Generation:
-    """Read `next` until it returns a `Finished` for each of the `n` sequences; `cancel` when nobody
-    reads any more. Both may be called from the event loop only, and `cancel` never waits.
+    """Read `next` until it returns a `Finished` for each of the `n` sequences, those of the first
+    prompt first; `cancel` when nobody reads any more. Both may be called from the event loop only,
+    and `cancel` never waits.
 
     `report` is called once, with what became of it: before the reader gets the end, so that whoever
     has the answer finds it counted already.
@@ -63,16 +72,19 @@ class Generation:
         self.device = lease.device.value
         self.dtype = info.dtype
         self.endpoint = request.endpoint
-        self.n = request.n
+        self.n = request.n * len(request.prompts)
         self.arrived = request.arrived
         self.prompt_tokens = 0
         self.cached_tokens = 0
         self.tool_format = ""
         """How this model writes calls of tools, if the request has some and it has begun."""
+        self.engine = ""
+        """What serves this model; empty until it is loaded."""
         self.token_times: list[list[float]] = [[] for _ in range(self.n)]
         """Of each sequence."""
         self.ahead: int | None = None
-        """How many requests must begin first; None: it has begun, or that is not known yet."""
+        """How many requests must begin first; None: one of its prompts has begun, or that is not
+        known yet."""
         self.started_at: float | None = None
         self.first_text_at: float | None = None
         self.finish_reason: FinishReason | None = None
@@ -83,7 +95,9 @@ class Generation:
         self._clock = clock
         self._report = report
         self._reported = False
+        self._silent_until: float | None = None
         self._unfinished = self.n
+        self._ways = request.n
         self._loop = asyncio.get_running_loop()
         self._unread: deque[Token | Finished | Exception] = deque()
         self._reader: asyncio.Future[None] | None = None
@@ -132,22 +146,24 @@ class Generation:
         self.cancel()
         self.put(error)
 
-    def take(self, event: Queued | Started | Token | Finished) -> None:
-        """What the worker said, on its way to the reader."""
+    def take(self, event: Queued | Started | Echo | Token | Finished, nth: int = 0) -> None:
+        """What the worker said of the nth prompt, on its way to the reader."""
+        first = nth * self._ways
         match event:
             case Queued():
-                self.ahead = event.ahead
+                self.ahead = event.ahead if self.started_at is None else None
                 return
             case Started():
-                self.prompt_tokens = event.prompt_tokens
-                self.cached_tokens = event.cached_tokens
-                self.tool_format = event.tool_format
-                self.started_at = event.at
-                self.ahead = None
-                self._lease.running = True
+                self._start(event)
                 return
-            case Token():
-                self.token_times[event.index].append(event.at)
+            case Echo():  # a reader need not know who said it
+                for index in range(first, first + self._ways):
+                    self.put(Token(event.request, event.text, 0.0, index, event.logprobs))
+                return
+        if first:
+            event = msgspec.structs.replace(event, index=first + event.index)
+        if isinstance(event, Token):
+            self.token_times[event.index].append(event.at)
         if event.text and self.first_text_at is None:
             self.first_text_at = self._clock()
         if isinstance(event, Finished):
@@ -169,6 +185,21 @@ class Generation:
             self._reported = True
             self._report(self._finished())
 
+    @property
+    def prefill_s(self) -> float | None:
+        """From the beginning of the first prompt to the first token, or without one to the end."""
+        return None if self.started_at is None else _since(self.started_at, self._first_at)
+
+    @property
+    def decode_s(self) -> float | None:
+        """From the first token to the last one of any sequence."""
+        last = max((own[-1] for own in self.token_times if own), default=None)
+        return None if self._first_at is None else _since(self._first_at, last)
+
+    @property
+    def _first_at(self) -> float | None:
+        return min((own[0] for own in self.token_times if own), default=self._silent_until)
+
     def figures(self) -> dict[str, object]:
         """What a log line may say of it: numbers and names, never text. Times in seconds."""
         finished = self._finished()
@@ -184,16 +215,24 @@ class Generation:
             "finish_reason": self.reason or None,
         }
 
+    def _start(self, event: Started) -> None:
+        self.prompt_tokens += event.prompt_tokens
+        self.cached_tokens += event.cached_tokens
+        self.tool_format = event.tool_format
+        self.started_at = event.at if self.started_at is None else self.started_at
+        self.ahead = None
+        self._lease.running = True
+
     def _finish(self, event: Finished) -> None:
         self._unfinished -= 1
         if not self._unfinished:
             self.finish_reason = event.reason
+            if not self.completion_tokens:
+                self._silent_until = self._clock()
             self.end()
 
     def _finished(self) -> RequestFinished:
         times, started, now = self.token_times, self.started_at, self._clock()
-        first = min((own[0] for own in times if own), default=None)
-        last = max((own[-1] for own in times if own), default=None)
         return RequestFinished(
             model=self.model,
             device=self.device,
@@ -206,8 +245,8 @@ class Generation:
             completion_tokens=self.completion_tokens,
             duration_s=now - self.arrived,
             queue_s=_since(self.arrived, started),
-            prefill_s=None if started is None else _since(started, first),
-            decode_s=None if first is None else _since(first, last),
+            prefill_s=self.prefill_s,
+            decode_s=self.decode_s,
             time_to_first_token=_since(self.arrived, self.first_text_at),
             token_gaps=tuple(b - a for a, b in chain.from_iterable(map(pairwise, times))),
         )

@@ -15,6 +15,7 @@ from lemonade_serve.domain.checkpoint import CheckpointInfo
 from lemonade_serve.domain.device import Device
 from lemonade_serve.domain.events import Event, RequestFinished
 from lemonade_serve.protocol.messages import (
+    Echo,
     Finished,
     ImportGguf,
     JobDone,
@@ -29,7 +30,7 @@ from lemonade_serve.settings.parameters import Options
 Clock = Callable[[], float]
 """Seconds, on a clock that never goes back."""
 
-Deliver = Callable[[Queued | Started | Token | Finished], None]
+Deliver = Callable[[Queued | Started | Echo | Token | Finished], None]
 """Takes an event at once; must not block or raise."""
 
 
@@ -51,8 +52,8 @@ class Worker(Protocol):
 
     async def generate(self, work: Work, deliver: Deliver) -> None:
         """One request, until all its sequences are finished. Its events are handed to `deliver` as
-        they come: perhaps `Queued`, again whenever that changes; `Started`; then `Token` upon
-        `Token`, and a `Finished` for each sequence.
+        they come: perhaps `Queued`, again whenever that changes; `Started`; `Echo`, if it is
+        wanted; then `Token` upon `Token`, and a `Finished` for each sequence.
 
         Cancelled, it cancels the request and does not wait for that. Raises what the worker said
         was wrong with the request, GenerationFailed, or WorkerLost if the process dies.

@@ -80,10 +80,11 @@ class ToolChoice(msgspec.Struct, frozen=True):
 
 class Guidance(msgspec.Struct, frozen=True):
     """What a whole answer must be: `grammar` is a JSON Schema, a regular expression or a Lark
-    grammar, by its `kind`."""
+    grammar, by its `kind`. `field` is what the request calls it, for errors."""
 
     kind: Literal["json_schema", "regex", "lark"]
     grammar: str
+    field: str = ""
 
 
 class TextPrompt(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -126,7 +127,7 @@ class Load(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 class Work(msgspec.Struct, frozen=True, array_like=True):
     """Continue `prompt` in `n` ways. Requests of different clients take turns, `weight` of one
-    client's for each one of a client whose weight is 1."""
+    client's for each one of a client whose weight is 1. `echo`: tell the prompt first."""
 
     prompt: Prompt
     params: ResolvedParams
@@ -134,6 +135,7 @@ class Work(msgspec.Struct, frozen=True, array_like=True):
     client: str = ""
     weight: float = 1.0
     guidance: Guidance | None = None
+    echo: bool = False
 
 
 class Generate(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -196,11 +198,21 @@ class Started(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Logprob(msgspec.Struct, frozen=True, array_like=True):
-    """A token, its bytes as the model means them, and the natural logarithm of its probability."""
+    """A token, its bytes as the model means them, and the natural logarithm of its probability;
+    NaN for the first token of a prompt, which nothing comes before."""
 
     token: int
     text: bytes
     logprob: float
+
+
+class Echo(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """What the prompt is: its text, and if log probabilities were asked for its tokens before that,
+    an event each. All sequences of the request begin with it."""
+
+    request: int
+    text: str
+    logprobs: tuple[Logprob, ...] = ()
 
 
 class Token(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -233,7 +245,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True, array_like=True):
     param: str | None = None
 
 
-Event = Queued | Started | Token | Finished | Failed
+Event = Queued | Started | Echo | Token | Finished | Failed
 
 
 class Events(msgspec.Struct, frozen=True, tag=True, array_like=True):

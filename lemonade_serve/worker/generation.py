@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence as Some
 
 from lemonade_serve.protocol.messages import (
+    Echo,
     Event,
     Finished,
     FinishReason,
@@ -36,25 +38,31 @@ class Answer:
         max_tokens = min(params.max_length, room)
         self._vocabulary = vocabulary
         self._request = request
+        decode = vocabulary.decoder_of(work.prompt)
+        self.tool_format = vocabulary.tool_format(work.prompt)
         self._generations = [
             Generation(
                 Id(request, index),
                 params,
                 max_tokens=max_tokens,
                 eos_ids=eos_ids,
-                detokenizer=Detokenizer(vocabulary.decode, prompt),
+                detokenizer=Detokenizer(decode, prompt),
             )
             for index in range(work.n)
         ]
         self._unfinished = work.n
         self._masks: Some[GrammarMask] = ()
+        self._wanted = max_tokens
+        self._echo = vocabulary.text_of(work.prompt) if work.echo else None
+        self._unread = len(prompt)
         self.group = Group(
             prompt,
-            max_tokens,
+            max(max_tokens, 1),
             [
                 Sequence(Id(request, index), Drawing(params, prompt, eos_ids, index=index))
                 for index in range(work.n)
             ],
+            scored=params.logprobs if work.echo else None,
         )
 
     def guide(self, masks: Some[GrammarMask]) -> None:
@@ -68,9 +76,26 @@ class Answer:
         """Whether all its sequences have finished."""
         return not self._unfinished
 
+    def begin(self) -> list[Event]:
+        """What of the prompt is told at once."""
+        if self._echo is None:
+            return []
+        if self.group.scored is None:
+            return [Echo(self._request, self._echo)]
+        return self.read(Draw(self.group.prompt[0], math.nan))
+
+    def read(self, draw: Draw) -> list[Event]:
+        """The event of the prompt's next token."""
+        self._unread -= 1
+        text = "" if self._unread else self._echo or ""
+        return [Echo(self._request, text, self._logprobs(draw))]
+
     def push(self, index: int, draw: Draw, at: float) -> list[Event]:
         """The events of one more token of a sequence, sampled at `at`; the last of a sequence is a
-        `Finished`."""
+        `Finished`. Of one that shall say nothing, the token is nobody's."""
+        if not self._wanted:
+            self._unfinished -= 1
+            return [Finished(self._request, "", FinishReason.LENGTH, index)]
         over = self._masks[index].over if self._masks else None
         events = self._generations[index].push(draw.token, at, self._logprobs(draw), over=over)
         self._unfinished -= isinstance(events[-1], Finished)

@@ -102,7 +102,7 @@ class Grammars:
             ) from error
 
     def _matcher(self, guidance: Guidance) -> LLMatcher:
-        field, size = _FIELDS[guidance.kind], len(guidance.grammar.encode())
+        field, size = _field(guidance), len(guidance.grammar.encode())
         if size > MAX_GRAMMAR_BYTES:
             raise errors.InvalidRequest(
                 f"{field} has {size} bytes; {MAX_GRAMMAR_BYTES} are the most", param=field
@@ -133,11 +133,15 @@ def _translated(guidance: Guidance) -> str:
 
 
 def _refusal(guidance: Guidance, why: str) -> errors.InvalidRequest:
-    field = _FIELDS[guidance.kind]
+    field = _field(guidance)
     return errors.InvalidRequest(
         f"{field} cannot be enforced: {_shortened(why.removesuffix('<non-verbose/>').strip())}",
         param=field,
     )
+
+
+def _field(guidance: Guidance) -> str:
+    return guidance.field or _FIELDS[guidance.kind]
 
 
 def _shortened(message: str) -> str:

@@ -25,7 +25,17 @@ from lemonade_serve.protocol.messages import (
     ResolvedParams,
     Started,
 )
-from lemonade_serve.worker.engines.base import Admitted, Broken, Engine, Group, Id, Sampled
+from lemonade_serve.worker.calls import guided
+from lemonade_serve.worker.engines import base
+from lemonade_serve.worker.engines.base import (
+    Admitted,
+    Broken,
+    Engine,
+    Group,
+    Id,
+    Sampled,
+    Scored,
+)
 from lemonade_serve.worker.generation import Answer
 from lemonade_serve.worker.guidance import Grammars
 from lemonade_serve.worker.preparing import Prepared, Preparing
@@ -92,32 +102,29 @@ class Loop:
             self._tell_places()
             if not self._engine.idle:
                 with self._turn():
+                    began = self._clock()
                     step = self._engine.step()
-                events = [event for one in step.events for event in self._events(one)]
+                events = [event for one in step.events for event in self._events(one, began)]
                 self._emit(events, batch=step.batch)
 
     def _obey(self) -> None:
         """Take every command that is there; with nothing to do, wait for one."""
-        while True:
-            idle = self._engine.idle and not self._waiting
-            try:
-                command = self._inbox.get(block=idle)
-            except queue.Empty:
-                return
-            match command:
-                case Generate():
+        while not self._inbox.empty() or (self._engine.idle and not self._waiting):
+            match self._inbox.get():
+                case Generate() as command:
                     self._receive(command)
                 case Cancel(request):
                     self._forget(request)
-                case Prepared():
+                case Prepared() as prepared:
                     self._preparing.next()
-                    self._guide(command)
-                case _:
-                    raise TypeError(f"a worker that serves got {type(command).__name__}")
+                    self._guide(prepared)
+                case other:
+                    raise TypeError(f"a worker that serves got {type(other).__name__}")
 
     def _receive(self, command: Generate) -> None:
         request, work = command.request, command.work
         try:
+            work = guided(work, self._vocabulary)
             prompt = self._vocabulary.encode(work.prompt)
             self._check_bias(work.params)
             answer = Answer(
@@ -195,7 +202,8 @@ class Loop:
         self._told = places
         self._emit([Queued(request, ahead) for request, ahead in news])
 
-    def _events(self, event: Admitted | Sampled | Broken) -> list[Event]:
+    def _events(self, event: base.Event, began: float) -> list[Event]:
+        """What a step that began then has to say."""
         request, index = event.id
         answer = self._answers.get(request)
         if answer is None:  # another of its sequences broke in this very step
@@ -203,7 +211,11 @@ class Loop:
         match event:
             case Admitted():
                 prompt_tokens = len(answer.group.prompt)
-                return [Started(request, prompt_tokens, event.cached_tokens, self._clock())]
+                cached, written = event.cached_tokens, answer.tool_format
+                started = Started(request, prompt_tokens, cached, began, written)
+                return [started, *answer.begin()]
+            case Scored():
+                return answer.read(event.draw)
             case Sampled():
                 events = answer.push(index, event.draw, self._clock())
                 if isinstance(events[-1], Finished):

@@ -38,6 +38,8 @@ _Odds = NDArray[np.float64]
 _CANDIDATES = 64
 """So many of the most likely tokens are looked at first: more than most requests keep."""
 
+_NO_NUMBERS = "the model computed logits that are not numbers"
+
 
 class Draw(NamedTuple):
     """The next token, and natural logarithms of probabilities if they were asked for."""
@@ -74,7 +76,7 @@ class _Turn:
 
     def __post_init__(self) -> None:
         if not np.isfinite(self.peak):
-            self.failure = errors.GenerationFailed("the model computed logits that are not numbers")
+            self.failure = errors.GenerationFailed(_NO_NUMBERS)
 
     @property
     def peak(self) -> float:
@@ -151,6 +153,21 @@ class Sampler:
                 turn.adjust()
             self._choose(logits, [t for t in turns if t.failure is None and not t.drawing.greedy])
         return [turn.end() for turn in turns]
+
+    def score(self, logits: Logits, token: int, likely: int) -> Draw | Exception:
+        """The token as if it had been drawn from `logits`, one row, with so many of the most likely
+        ones; or the error of logits that are not numbers."""
+        peak = float(logits.max())
+        if not np.isfinite(peak):
+            return errors.GenerationFailed(_NO_NUMBERS)
+        odds = np.subtract(logits[0], peak, dtype=np.float64, out=self._odds)
+        normaliser = peak + float(np.log(np.exp(odds, out=odds).sum()))
+        top: tuple[tuple[int, float], ...] = ()
+        if likely:
+            scores, ids = self._top.run(None, {"logits": logits})
+            logprobs = scores[0, :likely].astype(np.float64) - normaliser
+            top = tuple(zip(ids[0, :likely].tolist(), logprobs.tolist(), strict=True))
+        return Draw(token, float(logits[0, token]) - normaliser, top)
 
     def _note_raw(self, logits: Logits, turns: list[_Turn]) -> None:
         """Keeps what log probabilities need, where they are asked for."""

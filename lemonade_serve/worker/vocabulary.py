@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import datetime
-import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
-import jinja2
-import jinja2.ext
-import jinja2.nodes
-import jinja2.parser
-import jinja2.sandbox
 import msgspec
 from tokenizers import Tokenizer
 
 from lemonade_serve import errors
 from lemonade_serve.protocol.messages import (
     ChatPrompt,
-    Message,
     Prompt,
     TextPrompt,
     TokensPrompt,
 )
+from lemonade_serve.worker.infill import Infill
+from lemonade_serve.worker.template import MARKS, ChatTemplate
+from lemonade_serve.worker.text import Decode
 
 
 class _ModelConfig(msgspec.Struct):
@@ -60,8 +55,14 @@ class Vocabulary:
         self.size = min(size, model.vocab_size or size)
         longest_token = max(map(len, self._tokenizer.get_vocab(with_added_tokens=True)))
         self._longest_prompt = self.context_length * longest_token
-        self._template = _chat_template(directory)
+        added = self._tokenizer.get_added_tokens_decoder().items()
+        self._special = frozenset(id for id, token in added if token.special)
+        path = directory / "tokenizer_config.json"
+        config = _read(path, dict[str, Any]) if path.exists() else {}
+        self._template = ChatTemplate.read(directory, config)
+        self._tool_format = self._template.tool_format(self._is_token) if self._template else ""
         self._bytes = _spelling(self._tokenizer)
+        self._infill = Infill.of(self._tokenizer)
 
     def encode(self, prompt: Prompt) -> list[int]:
         """The prompt's tokens: BOS and the like as the tokenizer, or the template, puts them.
@@ -76,14 +77,39 @@ class Vocabulary:
                     raise errors.InvalidRequest(
                         f"token ids are 0 to {self.size - 1} for this model", param="prompt"
                     )
-            case ChatPrompt(messages):
-                text = self.render(messages)
+            case ChatPrompt():
+                text = self.render(prompt)
                 ids = self._tokenise(text, field_of(prompt), add_special_tokens=False)
+            case TextPrompt(text, str() as suffix):
+                ids = self._between(text, suffix)
             case TextPrompt(text):
                 ids = self._tokenise(text, field_of(prompt), add_special_tokens=True)
         if not ids:
             raise errors.InvalidRequest("the prompt is empty", param=field_of(prompt))
         return ids
+
+    def text_of(self, prompt: Prompt) -> str:
+        """A prompt as its answer tells it."""
+        match prompt:
+            case TextPrompt(text):
+                return text
+            case TokensPrompt(tokens):
+                return self.decode(tokens)
+            case ChatPrompt():
+                return ""
+
+    def _between(self, text: str, suffix: str) -> list[int]:
+        """Raises InvalidRequest where the model fills in nothing."""
+        if self._infill is None:
+            raise errors.InvalidRequest(
+                "this model was not made to write what comes before a text: its vocabulary has no "
+                "tokens for that",
+                param="suffix",
+            )
+        begin = self._tokenise("", "prompt", add_special_tokens=True)
+        before = self._tokenise(text, "prompt", add_special_tokens=False)
+        after = self._tokenise(suffix, "suffix", add_special_tokens=False)
+        return [*begin, *self._infill.join(before, after)]
 
     def _tokenise(self, text: str, field: str, *, add_special_tokens: bool) -> list[int]:
         """Raises ContextLengthExceeded without a look at a text that no tokens could shorten."""
@@ -108,26 +134,37 @@ class Vocabulary:
         """What a token stands for, which may be half a character."""
         return self._bytes(self._tokenizer.id_to_token(token) or "")
 
-    def render(self, messages: Sequence[Message]) -> str:
+    def decoder_of(self, prompt: Prompt) -> Decode:
+        """How answers to it are decoded: marks of calls are text, where calls may come."""
+        if not (written := self.tool_format(prompt)):
+            return self.decode
+        marks = [self.special(mark) for mark in MARKS[written]]
+        hidden = self._special - frozenset(mark for mark in marks if mark is not None)
+
+        def decode(tokens: Sequence[int]) -> str:
+            seen = [token for token in tokens if token not in hidden]
+            text: str = self._tokenizer.decode(seen, skip_special_tokens=False)
+            return text
+
+        return decode
+
+    def special(self, mark: str) -> int | None:
+        """The control token that is written so, if there is one."""
+        token: int | None = self._tokenizer.token_to_id(mark)
+        return token if token in self._special else None
+
+    def tool_format(self, prompt: Prompt) -> str:
+        """How calls of its tools are written; empty, if it has none."""
+        return self._tool_format if isinstance(prompt, ChatPrompt) and prompt.tools else ""
+
+    def render(self, prompt: ChatPrompt) -> str:
         """The chat as the model was trained to read it, open for the assistant's turn."""
         if self._template is None:
             raise errors.NoChatTemplate(param="messages")
-        try:
-            return self._template.render(
-                messages=[msgspec.to_builtins(message) for message in messages],
-                add_generation_prompt=True,
-                tools=None,
-                documents=None,
-            )
-        except _Refusal as error:
-            raise errors.InvalidRequest(
-                f"the model's chat template refuses these messages: {error}", param="messages"
-            ) from error
-        except Exception as error:  # a stranger's code may fail as it likes, with the prompt in it
-            raise errors.InvalidRequest(
-                f"the model's chat template fails on these messages: {type(error).__name__}",
-                param="messages",
-            ) from None
+        return self._template.render(prompt, self._tool_format)
+
+    def _is_token(self, text: str) -> bool:
+        return self._tokenizer.token_to_id(text) is not None
 
 
 def field_of(prompt: Prompt) -> str:
@@ -169,53 +206,3 @@ def _read(path: Path, schema: type[_T]) -> _T:
         return msgspec.json.decode(path.read_bytes(), type=schema)
     except (OSError, msgspec.DecodeError) as error:
         raise errors.ModelLoadError(f"{path}: {error}") from error
-
-
-def _chat_template(directory: Path) -> jinja2.Template | None:
-    """The template and its special tokens. Source: transformers' chat_template_utils."""
-    path = directory / "tokenizer_config.json"
-    config = _read(path, dict[str, Any]) if path.exists() else {}
-    separate = directory / "chat_template.jinja"
-    source = separate.read_text() if separate.exists() else config.get("chat_template")
-    if isinstance(source, list):  # several named ones
-        source = next((t["template"] for t in source if t.get("name") == "default"), None)
-    if not source:
-        return None
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols, _GenerationTag]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)  # noqa: DTZ005, the user's own clock
-    special = {
-        key: value["content"] if isinstance(value, dict) else value
-        for key, value in config.items()
-        if key.endswith("_token") and isinstance(value, str | dict)
-    }
-    try:
-        return environment.from_string(source, globals=special)
-    except jinja2.TemplateSyntaxError as error:
-        raise errors.ModelLoadError(f"the chat template in {directory}: {error}") from error
-
-
-def _to_json(value: object, ensure_ascii: bool = False, **how: Any) -> str:
-    """Jinja's own filter escapes HTML, which no model was trained on."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, **how)
-
-
-class _GenerationTag(jinja2.ext.Extension):
-    """`{% generation %}…{% endgeneration %}` marks for trainers what the assistant said."""
-
-    tags = {"generation"}  # noqa: RUF012, as Jinja declares it
-
-    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-class _Refusal(Exception):
-    """What a template says on purpose."""
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise _Refusal(message)

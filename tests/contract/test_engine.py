@@ -12,7 +12,16 @@ from numpy.typing import NDArray
 from lemonade_serve import errors
 from lemonade_serve.protocol.messages import Load, ResolvedParams
 from lemonade_serve.worker.engines import base
-from lemonade_serve.worker.engines.base import Admitted, Broken, Engine, Group, Id, Sampled
+from lemonade_serve.worker.engines.base import (
+    Admitted,
+    Broken,
+    Engine,
+    Event,
+    Group,
+    Id,
+    Sampled,
+    Scored,
+)
 from lemonade_serve.worker.engines.opening import open_engine
 from lemonade_serve.worker.sampler import Drawing, Mask
 from tests.daemon import MODEL
@@ -24,8 +33,6 @@ CACHE_TOKENS = 400
 NEW_TOKENS = 32
 PROMPT = [1, 9690, 198, 2683, 359, 253, 5356, 5646, 11173, 3365, 3511, 308]
 OTHER = [1, 4093, 198, 1780, 314, 260, 3575, 282, 4649, 47]
-
-Event = Admitted | Sampled | Broken
 
 
 def scripted(tokens: list[int]) -> int:
@@ -87,6 +94,7 @@ def group(
     n: int = 1,
     new: int = NEW_TOKENS,
     mask: Mask | None = None,
+    scored: int | None = None,
     **params: object,
 ) -> Group:
     resolved = ResolvedParams(**{"temperature": 0.0, **params})  # type: ignore[arg-type]
@@ -96,7 +104,7 @@ def group(
         )
         for index in range(n)
     ]
-    return Group(list(prompt), new, sequences)
+    return Group(list(prompt), new, sequences, scored)
 
 
 def stepped(engine: Engine, enough: Callable[[list[Event]], bool]) -> list[Event]:
@@ -311,3 +319,61 @@ def test_what_there_is_no_memory_for_may_be_asked_again(engine: Engine) -> None:
     assert events[-1] == Broken(Id(1, 0), "there is no memory", errors.NoCapacity.code)
     assert engine.idle
     assert len(spoken(engine, PROMPT, 3)) == 3
+
+
+def scores(events: Sequence[Event], request: int) -> list[Scored]:
+    return [e for e in events if isinstance(e, Scored) and e.id.request == request]
+
+
+def test_a_prompt_that_is_scored_has_all_its_tokens_but_the_first(engine: Engine) -> None:
+    engine.start(group(1, scored=2, n=2, logprobs=0))
+    events = stepped(engine, lambda events: len(tokens(events, 1, 1)) == 2)
+    told = scores(events, 1)
+    assert [one.draw.token for one in told] == PROMPT[1:]
+    assert {one.id for one in told} == {Id(1, 0)}
+    for one in told:
+        assert one.draw.logprob is not None
+        best, second = one.draw.top
+        assert 0 >= best[1] >= second[1]
+        assert one.draw.logprob <= best[1]
+    own = [n for n, event in enumerate(events) if isinstance(event, Sampled)]
+    assert events.index(told[-1]) < min(own)
+    assert tokens(events, 1, 0)[:2] == tokens(events, 1, 1)
+
+
+def test_others_speak_while_a_prompt_is_scored_and_it_is_scored_the_same(engine: Engine) -> None:
+    engine.start(group(1, scored=0))
+    alone = scores(stepped(engine, lambda events: bool(tokens(events, 1))), 1)
+    engine.release(Id(1, 0))
+    engine.start(group(2, OTHER))
+    stepped(engine, lambda events: bool(tokens(events, 2)))
+    engine.start(group(3, scored=0))
+    events = stepped(engine, lambda events: bool(tokens(events, 3)))
+    assert [one.draw for one in scores(events, 3)] == [one.draw for one in alone]
+    if engine.name != "fake":  # which reads a prompt in one step
+        assert len(tokens(events, 2)) >= len(PROMPT) - 2
+
+
+def test_what_a_scored_prompt_leaves_changes_nothing_for_others(engine: Engine) -> None:
+    before = spoken(engine, [*OTHER, *PROMPT], 8)
+    engine.start(group(1, [*OTHER, *PROMPT], scored=0))
+    stepped(engine, lambda events: bool(tokens(events, 1)))
+    engine.release(Id(1, 0))
+    assert spoken(engine, [*OTHER, *PROMPT], 8) == before
+
+
+def test_a_scored_prompt_of_one_token_has_nothing_to_tell(engine: Engine) -> None:
+    engine.start(group(1, PROMPT[:1], scored=1))
+    events = stepped(engine, lambda events: bool(tokens(events, 1)))
+    assert scores(events, 1) == []
+
+
+def test_a_sequence_released_while_its_prompt_is_scored_tells_no_more(engine: Engine) -> None:
+    if engine.name == "fake":  # it reads a prompt in one step
+        return
+    engine.start(group(1, PROMPT, scored=0))
+    engine.start(group(2))
+    stepped(engine, lambda events: bool(scores(events, 1)))
+    engine.release(Id(1, 0))
+    events = stepped(engine, lambda events: len(tokens(events, 2)) >= 3)
+    assert scores(events, 1) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator
@@ -17,6 +18,7 @@ from lemonade_serve.domain.device import Device
 from lemonade_serve.domain.ports import Launcher, Worker
 from lemonade_serve.hub.catalog import DiskCatalog
 from lemonade_serve.protocol.messages import (
+    Echo,
     Finished,
     FinishReason,
     Prompt,
@@ -34,7 +36,7 @@ from lemonade_serve.settings import Worker as WorkerSettings
 from tests.daemon import MODEL
 from tests.fakes import FakeLauncher, FakeWorker, RecordingObserver, asynchronous, checkpoint
 
-Event = Queued | Started | Token | Finished
+Event = Queued | Started | Echo | Token | Finished
 PROMPT = TextPrompt("Once upon a time")
 FOREVER = 1500
 
@@ -77,9 +79,11 @@ def house(request: pytest.FixtureRequest) -> Iterator[Callable[[], House]]:
         yield lambda: House(launcher, info, kill_process)
 
 
-def work(max_length: int, prompt: Prompt = PROMPT, *, n: int = 1, **said: Any) -> Work:
+def work(
+    max_length: int, prompt: Prompt = PROMPT, *, n: int = 1, echo: bool = False, **said: Any
+) -> Work:
     usual = {"temperature": 0.0, "max_length": max_length, "ignore_eos": True}
-    return Work(prompt, ResolvedParams(**{**usual, **said}), n)
+    return Work(prompt, ResolvedParams(**{**usual, **said}), n, echo=echo)
 
 
 async def begun(
@@ -128,6 +132,23 @@ async def test_a_request_is_started_spoken_and_finished(house: Callable[[], Hous
     assert worker.ready.load_s > 0
     assert worker.memory_bytes > 0
     assert worker.kv_tokens == 0  # it has finished
+    await worker.stop(errors.Draining())
+
+
+@asynchronous
+async def test_an_echo_comes_before_the_first_token(house: Callable[[], House]) -> None:
+    worker = await house().launch()
+    for logprobs in (None, 0):
+        events = await asked(worker, echo=True, n=2, logprobs=logprobs)
+        echoes = [event for event in events if isinstance(event, Echo)]
+        assert events[1 : len(echoes) + 1] == echoes
+        assert "".join(echo.text for echo in echoes) == echoes[-1].text == PROMPT.text
+        assert len(echoes) == (1 if logprobs is None else 4)
+        assert [len(echo.logprobs) for echo in echoes] == [int(logprobs is not None)] * len(echoes)
+    (first,) = echoes[0].logprobs
+    assert math.isnan(first.logprob)
+    only = [type(event) for event in await asked(worker, 0, echo=True)]
+    assert only == [Started, Echo, Finished]
     await worker.stop(errors.Draining())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import math
 from collections.abc import Sequence
 
 from lemonade_serve.api.answer import Drawn
@@ -40,8 +41,8 @@ class TextLogprobs:
     def of(self, drawn: Sequence[Drawn]) -> schemas.TextLogprobs:
         return schemas.TextLogprobs(
             tokens=[_text(tokens[0]) for tokens in drawn],
-            token_logprobs=[_value(tokens[0]) for tokens in drawn],
-            top_logprobs=[_by_text(tokens) for tokens in drawn],
+            token_logprobs=[None if _is_first(tokens) else _value(tokens[0]) for tokens in drawn],
+            top_logprobs=[None if _is_first(tokens) else _by_text(tokens) for tokens in drawn],
             text_offset=[self._pass(tokens[0]) for tokens in drawn],
         )
 
@@ -50,6 +51,11 @@ class TextLogprobs:
         begins = self._offset
         self._offset += len(self._decoder.decode(token.text))
         return begins
+
+
+def _is_first(tokens: Drawn) -> bool:
+    """Of a prompt: nothing comes before it that could tell."""
+    return math.isnan(tokens[0].logprob)
 
 
 def _by_text(tokens: Drawn) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from litestar import Request, Response, Router, get, post
 from litestar.params import FromPath
 from litestar.response import Stream
@@ -17,6 +18,8 @@ from lemonade_serve.api.deps import Bounds, Finder, Service
 from lemonade_serve.api.guidance import guidance_of
 from lemonade_serve.api.keep_alive import seconds
 from lemonade_serve.api.openai import schemas
+from lemonade_serve.api.openai.chat import chat_prompt
+from lemonade_serve.api.openai.prompts import prompts_of
 from lemonade_serve.api.openai.writers import ChatWriter, CompletionWriter
 from lemonade_serve.api.query import nothing_unknown
 from lemonade_serve.api.schema.told import GENERATION, MODEL, operation, told
@@ -24,7 +27,6 @@ from lemonade_serve.domain.checkpoint import CheckpointInfo
 from lemonade_serve.domain.completion import (
     ChatPrompt,
     CompletionRequest,
-    Message,
     Placement,
     TextPrompt,
     TokensPrompt,
@@ -58,10 +60,15 @@ async def create_completion(
     service: Service,
     bounds: Bounds,
 ) -> Response[schemas.Completion] | Stream:
-    """Continue a prompt."""
+    """Continue a prompt, or several."""
     data = await _COMPLETION.read(request)
     writer = CompletionWriter(include_usage=_include_usage(data))
-    wanted = _wanted(request, data, _prompt(data.prompt), "completions")
+    prompt, *more = prompts_of(data)
+    wanted = msgspec.structs.replace(
+        _wanted(request, data, prompt, "completions"),
+        more_prompts=tuple(more),
+        echo=bool(data.echo),
+    )
     return await answer.give(request, service, wanted, writer, bounds)
 
 
@@ -81,8 +88,7 @@ async def create_chat_completion(
     if data.top_logprobs is not None and not data.logprobs:
         raise errors.InvalidRequest("top_logprobs is for logprobs: true only", param="top_logprobs")
     writer = ChatWriter(include_usage=_include_usage(data))
-    prompt = ChatPrompt(tuple(Message(m.role, _content(m)) for m in data.messages))
-    wanted = _wanted(request, data, prompt, "chat_completions")
+    wanted = _wanted(request, data, chat_prompt(data), "chat_completions")
     return await answer.give(request, service, wanted, writer, bounds)
 
 
@@ -128,28 +134,6 @@ def _include_usage(data: schemas.Request) -> bool:
     if data.stream_options and not data.stream:
         raise errors.InvalidRequest("stream_options is for streams only", param="stream_options")
     return bool(data.stream_options and data.stream_options.include_usage)
-
-
-def _prompt(given: str | list[Any]) -> TextPrompt | TokensPrompt:
-    """One prompt: text, token ids, or a list of exactly one of these."""
-    match given:
-        case str() as text if text:
-            return TextPrompt(text)
-        case [str() | list() as only]:
-            return _prompt(only)
-        case [int(), *_] if all(type(token) is int and 0 <= token < 2**31 for token in given):
-            return TokensPrompt(tuple(given))
-        case [str() | list(), *_]:
-            raise errors.InvalidRequest("one prompt a request, please", param="prompt")
-    raise errors.InvalidRequest(
-        "prompt is a text or a list of token ids, and not empty", param="prompt"
-    )
-
-
-def _content(message: schemas.ChatMessage) -> str:
-    if isinstance(message.content, str):
-        return message.content
-    return "".join(part.text for part in message.content)
 
 
 def _model(info: CheckpointInfo) -> schemas.Model:

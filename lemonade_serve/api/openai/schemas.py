@@ -7,8 +7,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from lemonade_serve import errors
 from lemonade_serve.api.guidance import JsonObject, Schema, Text
 from lemonade_serve.api.keep_alive import KeepAlive
+from lemonade_serve.api.openai.timings import Timings
 from lemonade_serve.settings.parameters import (
     LogitBias,
     MaxLength,
@@ -104,13 +106,25 @@ class Request(Sampled, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class CompletionRequest(Request, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`prompt`: a string, token ids, or a list of one of them."""
+    """`prompt`: a string, token ids, or a list of such. With `echo` it comes first in the text, and
+    `max_tokens` may be 0. `suffix`: what shall come after the text."""
 
     prompt: str | list[Any]
+    suffix: str | None = None
+    echo: bool | None = None
+    max_tokens: Annotated[int, Meta(ge=0)] | None = None
     logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
 
     def options(self) -> RequestOptions:
-        return self._options(self.max_tokens, self.logprobs)
+        """Raises InvalidRequest where nothing is wanted."""
+        options = self._options(self.max_tokens, self.logprobs)
+        if self.max_tokens != 0:
+            return options
+        if not self.echo:
+            raise errors.InvalidRequest(
+                "max_tokens is at least 1, but for the echo of a prompt", param="max_tokens"
+            )
+        return msgspec.structs.replace(options, min_length=self.min_tokens or 0)
 
 
 class TextPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -118,10 +132,105 @@ class TextPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     text: str
 
 
-class ChatMessage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+Content = str | list[TextPart]
+
+
+class _Message(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="role"
+):
     name: str | None = None
+
+
+class SystemMessage(_Message, frozen=True, kw_only=True, tag="system"):
+    content: Content
+
+
+class DeveloperMessage(_Message, frozen=True, kw_only=True, tag="developer"):
+    content: Content
+
+
+class UserMessage(_Message, frozen=True, kw_only=True, tag="user"):
+    content: Content
+
+
+class CalledFunction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`arguments` are JSON, as text."""
+
+    name: str
+    arguments: str
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class AssistantTurn(_Message, frozen=True, kw_only=True, tag="assistant"):
+    """What a model said, as an answer has it; only one with calls may say nothing else."""
+
+    content: Content | None = None
+    tool_calls: list[Call] | None = None
+    refusal: None = None
+    audio: None = None
+    function_call: None = None
+
+
+class ToolMessage(_Message, frozen=True, kw_only=True, tag="tool"):
+    content: Content
+    tool_call_id: str
+
+
+ChatMessage = SystemMessage | DeveloperMessage | UserMessage | AssistantTurn | ToolMessage
+
+
+class Function(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`parameters` is a JSON Schema. Calls that have to be made follow it, `strict` or not."""
+
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class FunctionTool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    type: Literal["function"]
+    function: Function
+
+
+class FunctionName(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    name: str
+
+
+class NamedTool(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag_field="type",
+    tag="function",
+):
+    """This one."""
+
+    function: FunctionName
+
+
+class AllowedNames(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], Meta(min_length=1)]
+
+
+class AllowedTools(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag_field="type",
+    tag="allowed_tools",
+):
+    """Some of them."""
+
+    allowed_tools: AllowedNames
 
 
 class ChatRequest(Request, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -129,7 +238,10 @@ class ChatRequest(Request, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_completion_tokens: MaxLength | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    parallel_tool_calls: Literal[True] | None = None
+    tools: Annotated[list[FunctionTool], Meta(max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedTools | None = None
+    parallel_tool_calls: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
 
     def options(self) -> RequestOptions:
         likely = (self.top_logprobs or 0) if self.logprobs else None
@@ -149,11 +261,12 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 
 class TextLogprobs(msgspec.Struct, frozen=True, kw_only=True):
     """One entry for each token. `top_logprobs` have the token itself and the most likely ones,
-    `text_offset` where in the text it begins, in characters."""
+    `text_offset` where in the text it begins, in characters. A prompt's first token has neither
+    a logprob nor likely ones."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
 
@@ -171,14 +284,19 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     object: Literal["text_completion"] = "text_completion"
     created: int
     model: str
+    system_fingerprint: str
     choices: list[Choice]
     usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
+    timings: Timings | msgspec.UnsetType = msgspec.UNSET
 
 
 class AssistantMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """`content` is null where there are only calls."""
+
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
     refusal: None = None
+    tool_calls: list[Call] | msgspec.UnsetType = msgspec.UNSET
 
 
 class LikelyToken(msgspec.Struct, frozen=True, kw_only=True):
@@ -212,13 +330,30 @@ class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
     object: Literal["chat.completion"] = "chat.completion"
     created: int
     model: str
+    system_fingerprint: str
     choices: list[ChatChoice]
     usage: Usage
+    timings: Timings
+
+
+class FunctionDelta(msgspec.Struct, frozen=True, kw_only=True):
+    name: str | msgspec.UnsetType = msgspec.UNSET
+    arguments: str
+
+
+class CallDelta(msgspec.Struct, frozen=True, kw_only=True):
+    """`id`, `type` and the name come once, first."""
+
+    index: int
+    id: str | msgspec.UnsetType = msgspec.UNSET
+    type: Literal["function"] | msgspec.UnsetType = msgspec.UNSET
+    function: FunctionDelta
 
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True):
     role: Literal["assistant"] | msgspec.UnsetType = msgspec.UNSET
     content: str | msgspec.UnsetType = msgspec.UNSET
+    tool_calls: list[CallDelta] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChunkChoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -233,8 +368,10 @@ class ChatChunk(msgspec.Struct, frozen=True, kw_only=True):
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     created: int
     model: str
+    system_fingerprint: str
     choices: list[ChunkChoice]
     usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
+    timings: Timings | msgspec.UnsetType = msgspec.UNSET
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):

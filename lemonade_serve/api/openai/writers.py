@@ -14,8 +14,11 @@ from lemonade_serve.api import answer
 from lemonade_serve.api.answer import Part
 from lemonade_serve.api.errors import Shown
 from lemonade_serve.api.openai import schemas
+from lemonade_serve.api.openai.fingerprint import fingerprint_of
 from lemonade_serve.api.openai.logprobs import TextLogprobs, chat_logprobs
+from lemonade_serve.api.openai.timings import Timings, timings_of
 from lemonade_serve.domain.completion import Generation
+from lemonade_serve.domain.tools import CallPart
 
 
 def usage_of(generation: Generation) -> schemas.Usage:
@@ -37,6 +40,7 @@ class _OpenAIWriter:
         self.id = f"{self.prefix}-{secrets.token_hex(12)}"
         self.created = int(time.time())
         self._include_usage = include_usage
+        self._ended = 0
 
     def begin(self, generation: Generation) -> bytes:
         return b""
@@ -44,29 +48,38 @@ class _OpenAIWriter:
     def end(self, generation: Generation) -> bytes:
         if not self._include_usage:
             return answer.DONE
-        return self._event(generation, [], usage_of(generation)) + answer.DONE
+        last = self._event(generation, [], usage_of(generation), timings_of(generation))
+        return last + answer.DONE
 
     def error(self, shown: Shown) -> bytes:
         return answer.event(shown.openai_body())
 
-    def _chunk(self, generation: Generation, choice: object) -> bytes:
-        """OpenAI sends a null in every event but the last when usage was asked for."""
-        no_usage = None if self._include_usage else msgspec.UNSET
-        return self._event(generation, [choice], no_usage)
+    def _chunk(self, generation: Generation, choice: schemas.Choice | schemas.ChunkChoice) -> bytes:
+        """OpenAI sends a null in every event but the last when usage was asked for. The timings are
+        in the last event that has choices, or else with the usage."""
+        self._ended += choice.finish_reason is not None
+        if self._include_usage:
+            return self._event(generation, [choice], None)
+        over = choice.finish_reason is not None and self._ended == generation.n
+        timings = timings_of(generation) if over else msgspec.UNSET
+        return self._event(generation, [choice], msgspec.UNSET, timings)
 
     def _event(
         self,
         generation: Generation,
         choices: list[Any],
         usage: schemas.Usage | msgspec.UnsetType | None,
+        timings: Timings | msgspec.UnsetType = msgspec.UNSET,
     ) -> bytes:
         return answer.event(
             self.streamed(
                 id=self.id,
                 created=self.created,
                 model=generation.model,
+                system_fingerprint=fingerprint_of(generation),
                 choices=choices,
                 usage=usage,
+                timings=timings,
             )
         )
 
@@ -86,8 +99,10 @@ class CompletionWriter(_OpenAIWriter):
             id=self.id,
             created=self.created,
             model=generation.model,
+            system_fingerprint=fingerprint_of(generation),
             choices=[self._choice(sequence) for sequence in sequences],
             usage=usage_of(generation),
+            timings=timings_of(generation),
         )
 
     def part(self, generation: Generation, part: Part) -> bytes:
@@ -117,22 +132,24 @@ class ChatWriter(_OpenAIWriter):
             id=self.id,
             created=self.created,
             model=generation.model,
+            system_fingerprint=fingerprint_of(generation),
             choices=[
                 schemas.ChatChoice(
                     index=sequence.index,
-                    message=schemas.AssistantMessage(content=sequence.text),
+                    message=_message(sequence),
                     logprobs=chat_logprobs(sequence.drawn) if sequence.drawn else None,
                     finish_reason=sequence.reason,
                 )
                 for sequence in sequences
             ],
             usage=usage_of(generation),
+            timings=timings_of(generation),
         )
 
     def part(self, generation: Generation, part: Part) -> bytes:
         choice = schemas.ChunkChoice(
             index=part.index,
-            delta=schemas.Delta() if part.reason else schemas.Delta(content=part.text),
+            delta=_delta(part),
             logprobs=chat_logprobs(part.drawn) if part.drawn else None,
             finish_reason=part.reason or None,
         )
@@ -145,3 +162,34 @@ class ChatWriter(_OpenAIWriter):
         self._opened.add(index)
         role = schemas.Delta(role="assistant", content="")
         return self._chunk(generation, schemas.ChunkChoice(index=index, delta=role))
+
+
+def _message(sequence: Part) -> schemas.AssistantMessage:
+    if not sequence.calls:
+        return schemas.AssistantMessage(content=sequence.text)
+    return schemas.AssistantMessage(
+        content=sequence.text or None,
+        tool_calls=[
+            schemas.Call(
+                id=call.id,
+                function=schemas.CalledFunction(name=call.name, arguments=call.arguments),
+            )
+            for call in sequence.calls
+        ],
+    )
+
+
+def _delta(part: Part) -> schemas.Delta:
+    return schemas.Delta(
+        content=part.text or msgspec.UNSET,
+        tool_calls=[_call_delta(call) for call in part.calls] or msgspec.UNSET,
+    )
+
+
+def _call_delta(call: CallPart) -> schemas.CallDelta:
+    return schemas.CallDelta(
+        index=call.index,
+        id=call.id or msgspec.UNSET,
+        type="function" if call.id else msgspec.UNSET,
+        function=schemas.FunctionDelta(name=call.name or msgspec.UNSET, arguments=call.arguments),
+    )

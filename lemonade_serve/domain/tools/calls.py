@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
@@ -29,6 +29,12 @@ class CallParser(Protocol):
         """The sequence ended: what was held back. What is no whole call after all is content."""
 
 
-def parser_of(tool_format: str, new_id: Callable[[], str]) -> CallParser:
-    """For models that write calls in this format (`Started.tool_format`)."""
-    raise KeyError(tool_format)
+def joined(parts: Sequence[CallPart]) -> tuple[CallPart, ...]:
+    """Whole calls of parts of them."""
+    calls: dict[int, CallPart] = {}
+    for part in parts:
+        known = calls.setdefault(part.index, part)
+        if known is not part:
+            arguments = known.arguments + part.arguments
+            calls[part.index] = msgspec.structs.replace(known, arguments=arguments)
+    return tuple(calls.values())

@@ -24,11 +24,13 @@ class Sequence(NamedTuple):
 
 
 class Group(NamedTuple):
-    """One prompt, and the sequences that continue it. `max_tokens` of each counts new tokens."""
+    """One prompt, and the sequences that continue it. `max_tokens` of each counts new tokens.
+    `scored`: the prompt's own tokens are wanted, each with so many of the most likely ones."""
 
     prompt: Some[int]
     max_tokens: int
     sequences: Some[Sequence]
+    scored: int | None = None
 
     @property
     def tokens(self) -> int:
@@ -41,6 +43,14 @@ class Admitted(NamedTuple):
 
     id: Id
     cached_tokens: int
+
+
+class Scored(NamedTuple):
+    """The next token of the prompt, from its second one on, as if it had been drawn. Of a group
+    that is scored, the first sequence has them all before it has a token of its own."""
+
+    id: Id
+    draw: Draw
 
 
 class Sampled(NamedTuple):
@@ -63,10 +73,13 @@ class Broken(NamedTuple):
         return cls(id, str(error) or type(error).__name__, failure_code(error))
 
 
+Event = Admitted | Scored | Sampled | Broken
+
+
 class Step(NamedTuple):
     """What one step brought. `batch` sequences got a token together."""
 
-    events: Some[Admitted | Sampled | Broken]
+    events: Some[Event]
     batch: int = 0
 
 

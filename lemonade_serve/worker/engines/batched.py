@@ -7,6 +7,7 @@ is done. Every row attends to its own length only, and gives the same bits in ev
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 import numpy as np
@@ -15,9 +16,11 @@ from lemonade_serve.protocol.messages import Load, ResolvedParams
 from lemonade_serve.worker.engines.base import (
     Admitted,
     Broken,
+    Event,
     Group,
     Id,
     Sampled,
+    Scored,
     Sequence,
     Step,
     chunk_of,
@@ -27,8 +30,6 @@ from lemonade_serve.worker.engines.choice import Decoder
 from lemonade_serve.worker.engines.runner import Runner
 from lemonade_serve.worker.engines.slots import Slot, Slots
 from lemonade_serve.worker.sampler import Drawing, Logits, Sampler
-
-Event = Admitted | Sampled | Broken
 
 _LEAST_CHUNK = 8
 """A step that has fewer tokens of its bound left begins no further prompt."""
@@ -41,6 +42,15 @@ class _Running:
         self.sequence = sequence
         self.slot = slot
         self.pending = 0
+        self.ahead: deque[int] = deque()
+        """What of the prompt comes after that: read a token at a time, so as to be scored."""
+        self.likely = 0
+        """So many likely tokens come with each of these."""
+
+    def read_next(self) -> int:
+        """Go on to the next token that is ahead."""
+        self.pending = self.ahead.popleft()
+        return self.pending
 
 
 class _Reading:
@@ -48,6 +58,7 @@ class _Reading:
 
     def __init__(self, group: Group, running: list[_Running], due: int) -> None:
         self.prompt = list(group.prompt)
+        self.scored = group.scored
         self.running = running
         self.due = due
         """The shorter and the earlier is due first, in tokens that the engine reads."""
@@ -82,6 +93,7 @@ class BatchedEngine:
         """By row."""
         self._read_tokens = 0
         self._sampler = Sampler(decoder.vocabulary)
+        self._scores_chunks = not decoder.last_position_only
         self._runner = Runner(
             decoder,
             threads=load.threads,
@@ -144,7 +156,7 @@ class BatchedEngine:
             logits = self._runner.run(self._runner.first, tokens, lengths)
             for one in running:
                 one.slot.extend([one.pending])
-            return self._sample(running, logits)
+            return self._score_or_sample(running, logits)
 
         return self._guarded(running, run)
 
@@ -157,15 +169,26 @@ class BatchedEngine:
         events: list[Event] = []
         if not reading.begun:
             events.append(self._begin(reading))
-        if len(reading.prompt) == 1:  # alone it could be rounded differently: see Runner
+        # A token alone could be rounded differently (see Runner), and graphs may give the logits of
+        # a chunk's last position only: such prompts are read by the steps.
+        by_steps = reading.scored is not None and not self._scores_chunks
+        if len(reading.prompt) == 1 or by_steps:
             self._join(reading)
             for running in reading.running:
-                (running.pending,) = reading.prompt
+                running.ahead.extend(reading.prompt)
+                running.likely = reading.scored or 0
+                running.slot.lends = not by_steps
+                running.read_next()
             return events
         slot, known = reading.slot, reading.known
         size = chunk_of(len(reading.prompt) - known, bound)
         chunk = reading.prompt[known : known + size]
-        logits = self._runner.run(slot.row, np.array([chunk]), np.array([known]))
+        if reading.scored is None:
+            logits = self._runner.run(slot.row, np.array([chunk]), np.array([known]))
+        else:
+            every = self._runner.run_all(slot.row, np.array([chunk]), np.array([known]))
+            events += self._score(reading, every, reading.scored)
+            logits = every[-1:]
         slot.extend(chunk)
         self._read_tokens += size
         if reading.known < len(reading.prompt):
@@ -175,6 +198,16 @@ class BatchedEngine:
         self._join(reading)
         logits = np.repeat(logits, len(reading.running), axis=0)
         return events + self._sample(reading.running, logits)
+
+    def _score(self, reading: _Reading, logits: Logits, likely: int) -> list[Event]:
+        """The tokens that come next in a prompt, by the logits of those from the first unknown."""
+        begin, events = reading.known + 1, list[Event]()
+        for row, token in enumerate(reading.prompt[begin : begin + len(logits)]):
+            draw = self._sampler.score(logits[row : row + 1], token, likely)
+            if isinstance(draw, Exception):
+                raise draw
+            events.append(Scored(reading.running[0].sequence.id, draw))
+        return events
 
     def _join(self, reading: _Reading) -> None:
         """Its sequences decode from the next step on."""
@@ -188,7 +221,7 @@ class BatchedEngine:
         slot, prompt = reading.slot, reading.prompt
         source, shared = self._slots.best_source(prompt)
         # Two of the prompt's tokens are read again at least: see chunk_of.
-        shared = max(0, min(shared, len(prompt) - 2))
+        shared = 0 if reading.scored is not None else max(0, min(shared, len(prompt) - 2))
         del slot.tokens[min(shared, common_prefix(slot.tokens, prompt)) :]
         if source and source is not slot:
             self._copy(source, slot, shared)
@@ -202,12 +235,36 @@ class BatchedEngine:
 
     def _worth_waiting(self, newcomer: _Reading) -> bool:
         """Whether a prompt that is being read will give it what it would have to compute."""
+        if newcomer.scored is not None:
+            return False
         _, shared = self._slots.best_source(newcomer.prompt)
         return any(
             common_prefix(other.prompt, newcomer.prompt) - shared >= self._chunk
             for other in self._reading
             if other.begun
         )
+
+    def _score_or_sample(self, running: list[_Running], logits: Logits) -> list[Event]:
+        """Whoever is still in its prompt goes on in it, and the others draw."""
+        reading = [row for row, one in enumerate(running) if one.ahead]
+        if not reading:
+            return self._sample(running, logits)
+        events: list[Event] = []
+        for row in reading:
+            one = running[row]
+            token = one.read_next()
+            if one.sequence.id.nth:  # the first one of its group speaks for all
+                continue
+            draw = self._sampler.score(logits[row : row + 1], token, one.likely)
+            if isinstance(draw, Exception):
+                events.append(Broken.by(draw, one.sequence.id))
+                self.release(one.sequence.id)
+            else:
+                events.append(Scored(one.sequence.id, draw))
+        drawing = [row for row in range(len(running)) if row not in reading]
+        if not drawing:
+            return events
+        return events + self._sample([running[row] for row in drawing], logits[drawing])
 
     def _sample(self, running: list[_Running], logits: Logits) -> list[Event]:
         drawn = self._sampler.sample(logits, [r.sequence.drawing for r in running])

@@ -22,6 +22,7 @@ from lemonade_serve.worker.engines.base import (
     Group,
     Id,
     Sampled,
+    Scored,
     Sequence,
     Step,
     chunk_of,
@@ -50,6 +51,7 @@ class _Running:
     sequence: Sequence
     prompt: list[int]
     needed: int
+    scored: int | None
     cache: _Cache | None = None
     """None until it is its turn."""
     pending: list[int] = field(default_factory=list)
@@ -99,13 +101,18 @@ class GenaiEngine:
 
     def start(self, group: Group) -> None:
         for sequence in group.sequences:
-            running = _Running(sequence=sequence, prompt=list(group.prompt), needed=group.tokens)
+            running = _Running(
+                sequence=sequence,
+                prompt=list(group.prompt),
+                needed=group.tokens,
+                scored=group.scored,
+            )
             self._running.append(running)
 
     def release(self, id: Id) -> None:
         for running in [r for r in self._running if r.sequence.id == id]:
             self._running.remove(running)
-            if running.cache:
+            if running.cache and running.scored is None:  # others are to read in chunks: see Slot
                 self._kept.append(running.cache)
                 self._shrink(self.kv_cache_tokens - self.kv_tokens)
 
@@ -124,18 +131,30 @@ class GenaiEngine:
         if running.cache is None:
             return self._admit(running)
         cache = running.cache
-        size = chunk_of(len(running.pending), self._chunk)
+        size = 1 if running.scored is not None else chunk_of(len(running.pending), self._chunk)
         chunk, running.pending = running.pending[:size], running.pending[size:]
         cache.generator.append_tokens(chunk)
         cache.tokens += chunk
-        if running.pending:
+        if running.pending and running.scored is None:
             return Step([])
         logits = _last(cache.generator)
+        if running.pending and running.scored is not None:
+            return self._score(running, logits, running.scored)
         (draw,) = self._sampler.sample(logits, [running.sequence.drawing])
         if isinstance(draw, Exception):
             raise draw
         running.pending = [draw.token]
         return Step([Sampled(running.sequence.id, draw)], batch=1)
+
+    def _score(self, running: _Running, logits: Logits, likely: int) -> Step:
+        """The prompt's next token; the first sequence of a group, which is never behind the others,
+        speaks for all."""
+        if running.sequence.id.nth:
+            return Step([])
+        draw = self._sampler.score(logits, running.pending[0], likely)
+        if isinstance(draw, Exception):
+            raise draw
+        return Step([Scored(running.sequence.id, draw)])
 
     def _admit(self, running: _Running) -> Step:
         """Find it a cache; the next step of its will read."""
@@ -162,7 +181,8 @@ class GenaiEngine:
             return None
         cache = fitting[best]
         # At least two of the prompt's tokens are read again: see chunk_of.
-        reused = max(0, min(shared[best], len(prompt) - 2))
+        # And all of those that are scored.
+        reused = 0 if running.scored is not None else max(0, min(shared[best], len(prompt) - 2))
         self._kept.remove(cache)
         cache.generator.rewind_to(reused)
         del cache.tokens[reused:]

@@ -22,12 +22,16 @@ if TYPE_CHECKING:
 _ROWS: Final = ((1,), (3,), (2, 5), (4, 1, 3), (1, 1))
 """Lengths of the rows of masks to try."""
 
+_MARGIN: Final = 3
+"""A mask may be so much wider than its longest row."""
+
 _Integers = npt.NDArray[np.int64]
 
 
 class MaskUse:
     """How the nodes of `model`, the file `path`, use the input `mask` to compute the `lasts`, which
-    should be the index of each row's last token, and the `widths`, which should be the mask's."""
+    should be the index of each row's last token, and the `widths`, which should be the mask's, or
+    the longest row's."""
 
     def __init__(
         self, model: ModelProto, path: Path, mask: str, *, lasts: set[str], widths: set[str]
@@ -48,7 +52,7 @@ class MaskUse:
             return f"the lengths of its rows depend on {min(others)}"
         if reader := self._other_reader():
             return f"{reader} reads its attention mask"
-        if not all(self._are_right(rows, values) for rows, values in self._tried()):
+        if not all(self._are_right(*tried) for tried in self._tried()):
             return "the lengths of its rows are not those of its attention mask"
         return None
 
@@ -81,8 +85,8 @@ class MaskUse:
                 return str(node.op_type)
         return None
 
-    def _tried(self) -> Iterator[tuple[_Integers, dict[str, _Integers]]]:
-        """Lengths of rows, and the values for a mask that says them."""
+    def _tried(self) -> Iterator[tuple[_Integers, int, dict[str, _Integers]]]:
+        """Lengths of rows, a mask's width, and the values for a mask that says them."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -93,9 +97,10 @@ class MaskUse:
                 self._cut(names), options, providers=["CPUExecutionProvider"]
             )
             for rows in map(np.array, _ROWS):
-                mask = (np.arange(rows.max()) < rows[:, None]).astype(np.int64)
-                values = session.run(names, {self._mask: mask})
-                yield rows, dict(zip(names, values, strict=True))
+                for width in (rows.max(), rows.max() + _MARGIN):
+                    mask = (np.arange(width) < rows[:, None]).astype(np.int64)
+                    values = session.run(names, {self._mask: mask})
+                    yield rows, width, dict(zip(names, values, strict=True))
         except Exception as error:  # the library's errors have no common base of their own
             raise errors.ModelLoadError(f"{self._path}: its mask's nodes: {error}") from error
 
@@ -120,9 +125,10 @@ class MaskUse:
         content: bytes = model.SerializeToString()
         return content
 
-    def _are_right(self, rows: _Integers, values: dict[str, _Integers]) -> bool:
+    def _are_right(self, rows: _Integers, width: int, values: dict[str, _Integers]) -> bool:
         return all(_is(values[name], rows - 1) for name in self._lasts) and all(
-            _is(values[name], rows.max(keepdims=True)) for name in self._widths
+            values[name].size == 1 and rows.max() <= values[name].item() <= width
+            for name in self._widths
         )
 
 

@@ -21,6 +21,9 @@ class Slot:
     promised: int = 0
     """What its running sequence may come to need, in tokens; 0: none runs."""
     last_use: int = 0
+    lends: bool = True
+    """Whether others may go on from what it knows. What was read a token at a time is rounded
+    otherwise than in chunks, and a prompt shall give the same whatever came before it."""
 
     @property
     def idle(self) -> bool:
@@ -30,6 +33,10 @@ class Slot:
     def held(self) -> int:
         """What it takes of the KV cache, in tokens."""
         return max(self.promised, self.written)
+
+    def shares(self, prompt: Some[int]) -> int:
+        """With so many of its first tokens it can help a prompt."""
+        return common_prefix(self.tokens, prompt) if self.lends else 0
 
     def extend(self, tokens: Some[int]) -> None:
         """Its row holds these too."""
@@ -82,8 +89,8 @@ class Slots:
         """
         idle = sorted((slot for slot in self._slots if slot.idle), key=lambda slot: slot.last_use)
         free = self._capacity - self.promised
-        best = max(reversed(idle), key=lambda slot: common_prefix(slot.tokens, prompt))
-        shared = common_prefix(best.tokens, prompt)
+        best = max(reversed(idle), key=lambda slot: slot.shares(prompt))
+        shared = best.shares(prompt)
         kept_anyway = 2 * shared < len(best.tokens) and best.written <= free - count * tokens
         fits = max(best.written, tokens) + (count - 1) * tokens <= free
         own = bool(shared) and fits and (count == len(idle) or not kept_anyway)
@@ -100,6 +107,7 @@ class Slots:
                     given_back.append(slot)
                     slot.forget()
             slot.promised = tokens
+            slot.lends = True
             slot.last_use = next(self._clock)
         for slot in kept:
             if sum(slot.held for slot in self._slots) <= self._capacity:
@@ -110,7 +118,7 @@ class Slots:
 
     def best_source(self, prompt: Some[int]) -> tuple[Slot | None, int]:
         """The slot that knows most of a prompt, and how many of its tokens."""
-        known = [(common_prefix(slot.tokens, prompt), slot) for slot in self._slots]
+        known = [(slot.shares(prompt), slot) for slot in self._slots]
         shared, slot = max(known, key=lambda pair: pair[0])
         return (slot, shared) if shared else (None, 0)
 

@@ -36,6 +36,16 @@ def test_a_chat_has_them_by_token_with_its_bytes() -> None:
     assert told.decode() == part.text
 
 
+def test_the_first_token_of_a_prompt_has_none() -> None:
+    told = [(Logprob(1, b"a", math.nan),), drawn(b"b", b"b")]
+    whole = CompletionWriter(include_usage=False).whole(generation(), [Part(0, "ab", told, "stop")])
+    logprobs = plain(whole)["choices"][0]["logprobs"]
+    assert logprobs["tokens"] == ["a", "b"]
+    assert logprobs["token_logprobs"] == [None, -0.5]
+    assert logprobs["top_logprobs"] == [None, {"b": -0.5}]
+    assert logprobs["text_offset"] == [0, 1]
+
+
 def test_a_completion_has_them_in_columns_with_the_drawn_one_among_the_likely() -> None:
     part = Part(0, " \U0001f34b!", LEMON, "stop")
     whole = CompletionWriter(include_usage=False).whole(generation(), [part])

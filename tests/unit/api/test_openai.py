@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import msgspec
@@ -14,7 +15,10 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from lemonade_serve import errors
 from lemonade_serve.api.answer import Part, Writer
 from lemonade_serve.api.errors import show
-from lemonade_serve.api.openai.routes import _prompt
+from lemonade_serve.api.openai import schemas
+from lemonade_serve.api.openai.fingerprint import fingerprint_of
+from lemonade_serve.api.openai.prompts import MAX_PROMPTS, prompts_of
+from lemonade_serve.api.openai.timings import timings_of
 from lemonade_serve.api.openai.writers import ChatWriter, CompletionWriter
 from lemonade_serve.domain.completion import (
     ChatPrompt,
@@ -29,8 +33,20 @@ from lemonade_serve.domain.completion import (
 from lemonade_serve.protocol.messages import Started
 from lemonade_serve.settings import Worker
 from tests.fakes import asynchronous, new_generation
+from tests.strict import strictly
 from tests.unit.api.conftest import Open
 
+TIMINGS = {
+    "cache_n": 3,
+    "prompt_n": 4,
+    "prompt_ms": 1000.0,
+    "prompt_per_token_ms": 250.0,
+    "prompt_per_second": 4.0,
+    "predicted_n": 2,
+    "predicted_ms": 1000.0,
+    "predicted_per_token_ms": 500.0,
+    "predicted_per_second": 2.0,
+}
 USAGE = {
     "prompt_tokens": 7,
     "completion_tokens": 2,
@@ -40,28 +56,60 @@ USAGE = {
 
 
 @pytest.mark.parametrize(
-    ("given", "prompt"),
+    ("given", "prompts"),
     [
-        ("text", TextPrompt("text")),
-        (["text"], TextPrompt("text")),
-        ([1, 2, 0], TokensPrompt((1, 2, 0))),
-        ([5], TokensPrompt((5,))),
-        ([[1, 2]], TokensPrompt((1, 2))),
+        ("text", [TextPrompt("text")]),
+        (["text"], [TextPrompt("text")]),
+        (["a", "b"], [TextPrompt("a"), TextPrompt("b")]),
+        ([1, 2, 0], [TokensPrompt((1, 2, 0))]),
+        ([5], [TokensPrompt((5,))]),
+        ([[1, 2]], [TokensPrompt((1, 2))]),
+        ([[1], [2]], [TokensPrompt((1,)), TokensPrompt((2,))]),
+        ([[1], "b"], [TokensPrompt((1,)), TextPrompt("b")]),
+        (["a"] * MAX_PROMPTS, [TextPrompt("a")] * MAX_PROMPTS),
     ],
 )
-def test_a_prompt_is_text_or_tokens_or_a_list_of_one(
-    given: str | list[Any], prompt: TextPrompt | TokensPrompt
+def test_prompts_are_text_or_tokens_one_or_many(
+    given: str | list[Any], prompts: list[TextPrompt | TokensPrompt]
 ) -> None:
-    assert _prompt(given) == prompt
+    assert prompts_of(schemas.CompletionRequest(prompt=given)) == prompts
+
+
+def test_a_suffix_belongs_to_every_text() -> None:
+    wanted = schemas.CompletionRequest(prompt=["a", ""], suffix="z")
+    assert prompts_of(wanted) == [TextPrompt("a", "z"), TextPrompt("", "z")]
+    assert prompts_of(schemas.CompletionRequest(prompt="a", suffix="")) == [TextPrompt("a")]
+
+
+@pytest.mark.parametrize(
+    ("said", "param"),
+    [
+        ({"prompt": [1, 2], "suffix": "z"}, "suffix"),
+        ({"prompt": "a", "suffix": "z", "echo": True}, "echo"),
+        ({"prompt": ["a"] * (MAX_PROMPTS + 1)}, "prompt"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_by_name(said: dict[str, Any], param: str) -> None:
+    with pytest.raises(errors.InvalidRequest) as raised:
+        prompts_of(schemas.CompletionRequest(**said))
+    assert raised.value.param == param
+
+
+def test_nothing_is_generated_for_an_echo_only() -> None:
+    options = schemas.CompletionRequest(prompt="a", echo=True, max_tokens=0).options()
+    assert (options.max_length, options.min_length) == (0, 0)
+    with pytest.raises(errors.InvalidRequest) as raised:
+        schemas.CompletionRequest(prompt="a", max_tokens=0).options()
+    assert raised.value.param == "max_tokens"
 
 
 @pytest.mark.parametrize(
     "given",
-    ["", [], [""], [[]], [1, "x"], [True], [1.5], [None], [{}], [[1], 2], ["a", "b"], [[1], [2]]],
+    ["", [], [""], [[]], [1, "x"], [True], [1.5], [None], [{}], [[1], 2], ["a", ""], [[[1]]]],
 )
 def test_any_other_prompt_is_refused_by_name(given: str | list[Any]) -> None:
     with pytest.raises(errors.InvalidRequest) as raised:
-        _prompt(given)
+        prompts_of(schemas.CompletionRequest(prompt=given))
     assert raised.value.param == "prompt"
 
 
@@ -110,7 +158,14 @@ class TestChat:
         *others, last = self.stream(include_usage=True)
         assert [chunk["usage"] for chunk in others] == [None] * 4
         assert (last["choices"], last["usage"]) == ([], USAGE)
-        ChatCompletionChunk.model_validate(last)
+        assert "timings" not in others[-1]
+        assert last["timings"] == TIMINGS
+        strictly(ChatCompletionChunk, last, beyond=["timings"])
+
+    def test_timings_come_with_the_last_reason_where_no_usage_does(self) -> None:
+        *others, last = self.stream(include_usage=False)
+        assert not [chunk for chunk in others if "timings" in chunk]
+        assert last["timings"] == TIMINGS
 
     def test_an_answer_without_text_has_a_role_all_the_same(self) -> None:
         first, last = streamed(ChatWriter(include_usage=False), END)
@@ -119,7 +174,8 @@ class TestChat:
 
     def test_a_whole_answer_is_one_object(self) -> None:
         whole = ChatWriter(include_usage=False).whole(generation(), [WHOLE])
-        answer = ChatCompletion.model_validate(plain(whole))
+        answer = strictly(ChatCompletion, plain(whole), beyond=["timings"])
+        assert plain(whole)["timings"] == TIMINGS
         assert answer.choices[0].message.content == "so on"
         assert answer.choices[0].finish_reason == "length"
         assert answer.usage
@@ -139,6 +195,19 @@ class TestChat:
 
     def test_two_answers_have_two_ids(self) -> None:
         assert ChatWriter(include_usage=False).id != ChatWriter(include_usage=False).id
+
+
+def test_the_timings_of_nothing_are_nothing() -> None:
+    timings = timings_of(new_generation())
+    assert set(msgspec.structs.astuple(timings)) == {0}
+
+
+def test_a_fingerprint_is_of_what_answers() -> None:
+    one, other = new_generation(), new_generation()
+    assert fingerprint_of(one) == fingerprint_of(other)
+    other.engine = "batched"
+    assert fingerprint_of(one) != fingerprint_of(other)
+    assert re.fullmatch("fp_[0-9a-f]{10}", fingerprint_of(one))
 
 
 class TestCompletions:
@@ -161,7 +230,8 @@ class TestCompletions:
 
     def test_a_whole_answer_is_one_object(self) -> None:
         whole = CompletionWriter(include_usage=False).whole(generation(), [WHOLE])
-        answer = Completion.model_validate(plain(whole))
+        answer = strictly(Completion, plain(whole), beyond=["timings"])
+        assert plain(whole)["timings"] == TIMINGS
         assert (answer.choices[0].text, answer.choices[0].finish_reason) == ("so on", "length")
         assert answer.id.startswith("cmpl-")
 
@@ -422,15 +492,14 @@ async def test_what_contradicts_itself_is_named_in_openais_words(open_house: Ope
 
 
 @asynchronous
-async def test_tool_calls_may_be_parallel_where_there_are_none(open_house: Open) -> None:
+@pytest.mark.parametrize("parallel", [True, False, None])
+async def test_tool_calls_may_be_parallel_or_not_where_there_are_none(
+    open_house: Open, parallel: bool | None
+) -> None:
     async with open_house(default_model="small") as house:
         body = {
             "messages": [{"role": "user", "content": "x"}],
-            "parallel_tool_calls": True,
+            "parallel_tool_calls": parallel,
             "max_tokens": 1,
         }
         assert (await house.client.post("/v1/chat/completions", json=body)).status_code == 200
-        refused = await house.client.post(
-            "/v1/chat/completions", json={**body, "parallel_tool_calls": False}
-        )
-        assert refused.json()["error"]["param"] == "parallel_tool_calls"

@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import Any, TypeVar
 
+import msgspec
 import pytest
 
 from lemonade_serve import errors
@@ -20,12 +21,13 @@ from lemonade_serve.domain.completion import (
     Placement,
     TextPrompt,
     Token,
+    TokensPrompt,
     Turns,
 )
 from lemonade_serve.domain.events import Event, Outcome, RequestFinished, RequestRefused
 from lemonade_serve.domain.placement import Locator
 from lemonade_serve.domain.sampling import Options
-from lemonade_serve.protocol.messages import Queued, Started
+from lemonade_serve.protocol.messages import Echo, Queued, Started
 from lemonade_serve.store.memory import MemoryParamsStore
 from tests.fakes import (
     FakeCatalog,
@@ -37,6 +39,7 @@ from tests.fakes import (
     checkpoint,
     new_generation,
     new_pool,
+    until,
 )
 
 _E = TypeVar("_E", bound=Event)
@@ -132,6 +135,101 @@ async def test_all_sequences_of_a_request_are_read_as_one() -> None:
     (finished,) = house.told(RequestFinished)
     assert (finished.prompt_tokens, finished.completion_tokens) == (4, 6)
     assert len(finished.token_gaps) == 4
+
+
+def of_several(house: House, *texts: str, **said: Any) -> CompletionRequest:
+    first, *others = map(TextPrompt, texts)
+    request = house.request(Placement(model="small"), **said)
+    return msgspec.structs.replace(request, prompt=first, more_prompts=tuple(others))
+
+
+@asynchronous
+async def test_several_prompts_are_one_request_of_many_sequences() -> None:
+    house = House()
+    generation = await house.service.begin(of_several(house, "a", "b c", "d e f", n=2))
+    assert generation.n == 6
+    events = [await generation.next() for _ in range(6 * 4)]
+    for index in range(6):
+        own = [event for event in events if event.index == index]
+        assert [type(event) for event in own] == [Token, Token, Token, Finished]
+    assert (generation.prompt_tokens, generation.completion_tokens) == (6, 18)
+    assert [work.prompt for work in house.worker.works] == [
+        TextPrompt("a"),
+        TextPrompt("b c"),
+        TextPrompt("d e f"),
+    ]
+    (finished,) = house.told(RequestFinished)
+    assert (finished.prompt_tokens, finished.completion_tokens) == (6, 18)
+    await until(lambda: house.leases == 0)
+
+
+@asynchronous
+async def test_one_prompt_that_fails_is_the_request_s_failure() -> None:
+    house = House()
+    await text_of(await house.begin())
+    request = msgspec.structs.replace(
+        of_several(house, "a", max_length=FOREVER), more_prompts=(TokensPrompt((-1,)),)
+    )
+    generation = await house.service.begin(request)
+    with pytest.raises(errors.InvalidRequest, match="not negative"):
+        await text_of(generation)
+    await until(lambda: house.leases == 0)
+    assert house.worker.closed == len(house.worker.works) - 1  # the wrong one never began
+
+
+@asynchronous
+async def test_cancelling_a_request_cancels_all_its_prompts() -> None:
+    house = House()
+    generation = await house.service.begin(of_several(house, "a", "b", max_length=FOREVER))
+    await generation.next()
+    generation.cancel()
+    await until(lambda: house.leases == 0)
+    assert house.worker.closed == 2
+
+
+@asynchronous
+async def test_an_echo_is_read_as_text_and_counts_as_none() -> None:
+    house = House()
+    house.launcher.hold()
+    generation = await house.service.begin(of_several(house, "a", "b", n=2))
+    generation.take(Started(1, 7, 3, 101.0))
+    generation.take(Echo(1, "b"), nth=1)
+    events = [await generation.next() for _ in range(2)]
+    assert [(event.index, event.text) for event in events] == [(2, "b"), (3, "b")]
+    assert generation.completion_tokens == 0
+    assert generation.first_text_at is None
+    generation.cancel()
+
+
+@asynchronous
+async def test_prompts_that_still_wait_put_nobody_ahead_of_a_request_that_has_begun() -> None:
+    house = House()
+    house.launcher.hold()
+    generation = await house.service.begin(of_several(house, "a", "b"))
+    generation.take(Queued(1, 3))
+    assert generation.ahead == 3
+    generation.take(Started(1, 7, 3, 101.0))
+    generation.take(Queued(2, 2), nth=1)
+    assert generation.ahead is None
+    generation.take(Started(2, 1, 0, 105.0), nth=1)
+    assert (generation.started_at, generation.prompt_tokens) == (101.0, 8)
+    generation.cancel()
+
+
+def test_times_count_from_the_first_prompt_to_the_first_and_the_last_token() -> None:
+    generation = new_generation(n=2)
+    assert (generation.prefill_s, generation.decode_s) == (None, None)
+    generation.take(Started(1, 7, 3, 101.0))
+    generation.take(Token(1, "a", 102.5, 1))
+    generation.take(Token(1, "b", 104.0, 0))
+    assert (generation.prefill_s, generation.decode_s) == (1.5, 1.5)
+
+
+def test_a_request_without_a_token_read_its_prompt_until_it_ended() -> None:
+    generation = new_generation(clock=lambda: 103.0)
+    generation.take(Started(1, 7, 3, 101.0))
+    generation.take(Finished(1, "", FinishReason.LENGTH))
+    assert (generation.prefill_s, generation.decode_s) == (2.0, None)
 
 
 @pytest.mark.parametrize(

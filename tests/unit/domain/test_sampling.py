@@ -39,7 +39,7 @@ SPEC_BOUNDS: list[Bounds] = [
 OPENAI_BOUNDS: list[Bounds] = [
     *BOUNDS,
     ("min_tokens", [0, 100], [-1]),
-    ("max_tokens", [1, 10**9], [0]),
+    ("max_tokens", [1, 10**9], [-1]),
     ("n", [1, 2, 128], [0, 129, 1.5]),
     (
         "logit_bias",
@@ -53,6 +53,7 @@ CHAT_BOUNDS: list[Bounds] = [
     *OPENAI_BOUNDS,
     ("logprobs", [True, False], [1]),
     ("top_logprobs", [0, 20], [-1, 21, True]),
+    ("max_tokens", [1], [0]),
     ("max_completion_tokens", [1], [0]),
 ]
 

@@ -51,12 +51,11 @@ def any_of(kind: typing.Any) -> st.SearchStrategy[typing.Any]:
         if others == [...]:
             return st.lists(any_of(first), max_size=4).map(tuple)
         return st.tuples(*map(any_of, (first, *others)))
-    if typing.get_origin(kind) is typing.Literal:
-        return st.sampled_from(typing.get_args(kind))
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         fields = {field.name: any_of(field.type) for field in msgspec.structs.fields(kind)}
         return st.builds(kind, **fields)
-    return st.sampled_from(kind)
+    words = typing.get_args(kind)  # of a Literal; an Enum is its own members
+    return st.sampled_from(words or kind)
 
 
 class _Socket(socket.socket):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from lemonade_serve.protocol.messages import (
     Cancel,
     ChatPrompt,
     Command,
+    Echo,
     Event,
     Events,
     Failed,
@@ -119,6 +121,8 @@ class Conversation:
     def _next(self, tokens: list[int]) -> int:
         """Prompts end with `:`; what stands behind it was generated."""
         colon = id_of(TOKENIZER, ":")
+        if colon not in tokens:
+            return EOS
         said = len(tokens) - 1 - tokens.index(colon)
         if tokens[0] == id_of(TOKENIZER, "!") and said == 1:
             raise RuntimeError("the kernel failed")
@@ -172,9 +176,68 @@ def test_a_request_starts_speaks_and_finishes(talk: Callable[..., Conversation])
     events = talk("ok").run(generate(1))
     assert [type(event) for event in events] == [Started, Token, Token, Token, Finished]
     assert events[0] == Started(1, 4, 1, 1000.0)
-    assert [event.at for event in events[1:4] if isinstance(event, Token)] == [1001, 1002, 1003]
+    assert [event.at for event in events[1:4] if isinstance(event, Token)] == [1002, 1004, 1006]
     assert text(events) == "ok"
     assert events[-1] == Finished(1, "", FinishReason.STOP)
+
+
+def test_a_prompt_begins_when_the_step_that_reads_it_does(
+    talk: Callable[..., Conversation],
+) -> None:
+    conversation = talk("ok")
+    (started, *_) = conversation.run(generate(1), generate(2))
+    assert isinstance(started, Started)
+    assert started == Started(1, 4, 1, 1000.0)
+    assert conversation.frames[0].events[1] == Started(2, 4, 1, 1000.0)
+
+
+def echoed(
+    request: int, prompt: Prompt, *, n: int = 1, logprobs: int | None = None, max_length: int = 2
+) -> Generate:
+    params = ResolvedParams(temperature=0.0, logprobs=logprobs, max_length=max_length)
+    return Generate(request, Work(prompt, params, n, "anyone", echo=True))
+
+
+@pytest.mark.parametrize(
+    "prompt", [TextPrompt("say:"), TokensPrompt(tuple(TOKENIZER.encode("say:").ids))]
+)
+def test_an_echo_is_told_before_the_first_token(
+    talk: Callable[..., Conversation], prompt: Prompt
+) -> None:
+    events = talk("ok").run(echoed(1, prompt, n=2))
+    assert events[0] == Started(1, 4, 1, 1000.0)
+    assert [event for event in events if isinstance(event, Echo)] == [Echo(1, "say:")]
+    assert events[1] == Echo(1, "say:")
+    assert (text(events, 0), text(events, 1)) == ("ok", "ok")
+
+
+def test_an_echo_with_log_probabilities_is_told_token_by_token(
+    talk: Callable[..., Conversation],
+) -> None:
+    events = talk("ok").run(echoed(1, TextPrompt("say:"), logprobs=2))
+    kinds = [type(event) for event in events]
+    assert kinds == [Started, Echo, Echo, Echo, Echo, Token, Token, Finished]
+    echoes = [event for event in events if isinstance(event, Echo)]
+    assert [echo.text for echo in echoes] == ["", "", "", "say:"]
+    assert [bytes(echo.logprobs[0].text) for echo in echoes] == [b"s", b"a", b"y", b":"]
+    (first,) = echoes[0].logprobs
+    assert math.isnan(first.logprob)
+    assert all(len(echo.logprobs) == 3 for echo in echoes[1:])
+
+
+@pytest.mark.parametrize("logprobs", [None, 0])
+def test_an_echo_alone_ends_without_a_token(
+    talk: Callable[..., Conversation], logprobs: int | None
+) -> None:
+    conversation = talk("ok")
+    events = conversation.run(echoed(1, TextPrompt("say:"), n=2, logprobs=logprobs, max_length=0))
+    assert not [event for event in events if isinstance(event, Token)]
+    assert events[-2:] == [
+        Finished(1, "", FinishReason.LENGTH, 0),
+        Finished(1, "", FinishReason.LENGTH, 1),
+    ]
+    assert sum(event.text == "say:" for event in events if isinstance(event, Echo)) == 1
+    assert conversation.engine.idle
 
 
 def test_a_step_of_the_engine_is_one_frame(talk: Callable[..., Conversation]) -> None:

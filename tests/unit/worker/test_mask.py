@@ -150,3 +150,11 @@ def test_constants_may_lie_in_another_file(tmp_path: Path) -> None:
 def test_nodes_that_do_not_run_are_a_load_error() -> None:
     with pytest.raises(ModelLoadError, match=r"model\.onnx"):
         fault(*LAST, WIDTH[0], node("Nothing", "shape", "width"))
+
+
+def test_the_width_may_be_the_longest_rows() -> None:
+    longest = [
+        node("ReduceMax", "counts", "longest", keepdims=0),
+        node("Cast", "longest", "width", to=TensorProto.INT32),
+    ]
+    assert fault(*LAST, *longest) is None

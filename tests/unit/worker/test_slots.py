@@ -56,6 +56,15 @@ def test_a_slot_that_knows_much_more_is_kept_and_copied_from() -> None:
     assert slots.best_source(prompt) == (known, 3)
 
 
+def test_what_was_read_a_token_at_a_time_is_lent_to_nobody() -> None:
+    slots = Slots(2, 1000)
+    known = ended(slots, [1, 2, 3, 4])
+    known.lends = False
+    assert slots.best_source([1, 2, 3, 4]) == (None, 0)
+    taken, _ = slots.take([1, 2, 3, 4], 2, 20)
+    assert all(slot.lends and not slot.tokens for slot in taken)
+
+
 def test_where_all_slots_are_taken_one_that_is_of_use_goes_on_with_what_it_knows() -> None:
     slots = Slots(1, 1000)
     known = ended(slots, list(range(100)))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tokenizers import AddedToken
 
 from lemonade_serve import errors
 from lemonade_serve.protocol.messages import ChatPrompt, Message, TextPrompt, TokensPrompt
@@ -97,13 +98,50 @@ class TestPrompts:
         assert len(vocabulary.encode(TextPrompt("1"))) == 1
 
 
+INFILL = [
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
+    ("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),
+    ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),  # noqa: RUF001, as DeepSeek spells them
+    ("▁<PRE>", "▁<SUF>", "▁<MID>"),
+]
+
+
+class TestSuffixes:
+    @pytest.mark.parametrize("words", INFILL)
+    def test_what_lies_between_is_asked_for_in_the_models_own_words(
+        self, make_vocabulary: MakeVocabulary, words: tuple[str, str, str]
+    ) -> None:
+        tokenizer = byte_level()
+        tokenizer.add_special_tokens([AddedToken(word, special=True) for word in words])
+        prefix, suffix, middle = map(tokenizer.token_to_id, words)
+        a, b, z = (tokenizer.encode(letter).ids[0] for letter in "abz")
+        vocabulary = make_vocabulary(tokenizer=tokenizer)
+        assert vocabulary.encode(TextPrompt("ab", "z")) == [prefix, a, b, suffix, z, middle]
+        assert vocabulary.encode(TextPrompt("", "z")) == [prefix, suffix, z, middle]
+        assert vocabulary.encode(TextPrompt("ab")) == [a, b]
+
+    def test_it_begins_as_the_tokenizer_wants(self, make_vocabulary: MakeVocabulary) -> None:
+        tokenizer = byte_level()
+        tokenizer.add_special_tokens([AddedToken(word, special=True) for word in INFILL[0]])
+        ids = make_vocabulary(tokenizer=add_bos(tokenizer)).encode(TextPrompt("a", "z"))
+        assert [ids.count(tokenizer.token_to_id(BOS)), ids[0]] == [1, tokenizer.token_to_id(BOS)]
+
+    def test_a_model_that_fills_in_nothing_says_so(self, make_vocabulary: MakeVocabulary) -> None:
+        with pytest.raises(errors.InvalidRequest, match="no tokens for that") as raised:
+            make_vocabulary().encode(TextPrompt("a", "z"))
+        assert raised.value.param == "suffix"
+
+
 class TestTemplates:
     def test_a_chat_is_rendered_open_for_the_assistant(
         self, make_vocabulary: MakeVocabulary
     ) -> None:
         vocabulary = make_vocabulary(template=CHATML)
-        assert vocabulary.render(TURNS) == "<system>Be brief.\n<user>Hi\n<assistant>"
-        assert vocabulary.decode(vocabulary.encode(ChatPrompt(TURNS))) == vocabulary.render(TURNS)
+        assert vocabulary.render(ChatPrompt(TURNS)) == "<system>Be brief.\n<user>Hi\n<assistant>"
+        assert vocabulary.decode(vocabulary.encode(ChatPrompt(TURNS))) == vocabulary.render(
+            ChatPrompt(TURNS)
+        )
 
     def test_without_a_template_a_chat_is_refused(self, make_vocabulary: MakeVocabulary) -> None:
         vocabulary = make_vocabulary()
@@ -114,11 +152,11 @@ class TestTemplates:
     def test_a_template_may_stand_in_the_tokenizer_configuration(
         self, make_vocabulary: MakeVocabulary
     ) -> None:
-        assert make_vocabulary(config={"chat_template": "here"}).render(TURNS) == "here"
+        assert make_vocabulary(config={"chat_template": "here"}).render(ChatPrompt(TURNS)) == "here"
 
     def test_a_template_file_is_preferred(self, make_vocabulary: MakeVocabulary) -> None:
         vocabulary = make_vocabulary(config={"chat_template": "here"}, template="there")
-        assert vocabulary.render(TURNS) == "there"
+        assert vocabulary.render(ChatPrompt(TURNS)) == "there"
 
     def test_of_several_named_templates_the_default_one_counts(
         self, make_vocabulary: MakeVocabulary
@@ -127,48 +165,48 @@ class TestTemplates:
             {"name": "tool_use", "template": "tools"},
             {"name": "default", "template": "plain"},
         ]
-        assert make_vocabulary(config={"chat_template": named}).render(TURNS) == "plain"
+        assert make_vocabulary(config={"chat_template": named}).render(ChatPrompt(TURNS)) == "plain"
         with pytest.raises(errors.NoChatTemplate):
-            make_vocabulary(config={"chat_template": named[:1]}).render(TURNS)
+            make_vocabulary(config={"chat_template": named[:1]}).render(ChatPrompt(TURNS))
 
     def test_special_tokens_are_known_to_it_in_either_form(
         self, make_vocabulary: MakeVocabulary
     ) -> None:
         config = {"bos_token": {"content": BOS}, "eos_token": EOS, "unk_token": None}
         vocabulary = make_vocabulary(config=config, template="{{ bos_token }}|{{ eos_token }}")
-        assert vocabulary.render(TURNS) == f"{BOS}|{EOS}"
+        assert vocabulary.render(ChatPrompt(TURNS)) == f"{BOS}|{EOS}"
 
     def test_json_is_written_as_models_know_it(self, make_vocabulary: MakeVocabulary) -> None:
         vocabulary = make_vocabulary(template="{{ messages[0] | tojson }}")
-        rendered = vocabulary.render((Message("user", "<é> & 'x'"),))
+        rendered = vocabulary.render(ChatPrompt((Message("user", "<é> & 'x'"),)))
         assert rendered == """{"role": "user", "content": "<é> & 'x'"}"""
 
     def test_json_is_written_as_the_template_wants(self, make_vocabulary: MakeVocabulary) -> None:
         how = "ensure_ascii=False, indent=None, separators=(',', ':'), sort_keys=True"
         vocabulary = make_vocabulary(template=f"{{{{ messages[1] | tojson({how}) }}}}")
-        assert vocabulary.render(TURNS) == '{"content":"Hi","role":"user"}'
+        assert vocabulary.render(ChatPrompt(TURNS)) == '{"content":"Hi","role":"user"}'
 
     def test_it_may_mark_what_was_generated(self, make_vocabulary: MakeVocabulary) -> None:
         template = "{% generation %}x{% endgeneration %}"
-        assert make_vocabulary(template=template).render(TURNS) == "x"
+        assert make_vocabulary(template=template).render(ChatPrompt(TURNS)) == "x"
 
     def test_it_sees_that_there_are_no_tools(self, make_vocabulary: MakeVocabulary) -> None:
         template = "{% if tools is not none or documents is not none %}tools{% endif %}"
-        assert make_vocabulary(template=template).render(TURNS) == ""
+        assert make_vocabulary(template=template).render(ChatPrompt(TURNS)) == ""
 
     def test_blocks_leave_no_lines_behind(self, make_vocabulary: MakeVocabulary) -> None:
         template = (
             "{% for m in messages %}\n  {% if loop.first %}\n{{ m.content }}\n  {% endif %}\n"
             "{% endfor %}"
         )
-        assert make_vocabulary(template=template).render(TURNS) == "Be brief.\n"
+        assert make_vocabulary(template=template).render(ChatPrompt(TURNS)) == "Be brief.\n"
 
     def test_loops_may_break(self, make_vocabulary: MakeVocabulary) -> None:
         template = "{% for m in messages %}{{ m.content }}{% break %}{% endfor %}"
-        assert make_vocabulary(template=template).render(TURNS) == "Be brief."
+        assert make_vocabulary(template=template).render(ChatPrompt(TURNS)) == "Be brief."
 
     def test_it_may_ask_for_the_date(self, make_vocabulary: MakeVocabulary) -> None:
-        assert make_vocabulary(template="{{ strftime_now('%%') }}").render(TURNS) == "%"
+        assert make_vocabulary(template="{{ strftime_now('%%') }}").render(ChatPrompt(TURNS)) == "%"
 
     @pytest.mark.parametrize(
         "template",
@@ -185,7 +223,7 @@ class TestTemplates:
         self, make_vocabulary: MakeVocabulary, template: str
     ) -> None:
         with pytest.raises(errors.InvalidRequest, match=r"fails on these messages: \w+$") as raised:
-            make_vocabulary(template=template).render(TURNS)
+            make_vocabulary(template=template).render(ChatPrompt(TURNS))
         assert raised.value.param == "messages"
         assert raised.value.__cause__ is None
 
@@ -194,7 +232,7 @@ class TestTemplates:
     ) -> None:
         template = "{{ raise_exception('no system turn, please') }}"
         with pytest.raises(errors.InvalidRequest, match=r"refuses .*: no system turn, please"):
-            make_vocabulary(template=template).render(TURNS)
+            make_vocabulary(template=template).render(ChatPrompt(TURNS))
 
     @pytest.mark.parametrize(
         "template",
@@ -208,7 +246,7 @@ class TestTemplates:
         self, make_vocabulary: MakeVocabulary, template: str
     ) -> None:
         with pytest.raises(errors.InvalidRequest):
-            make_vocabulary(template=template).render(TURNS)
+            make_vocabulary(template=template).render(ChatPrompt(TURNS))
 
     def test_a_template_that_is_none_is_a_load_error(self, make_vocabulary: MakeVocabulary) -> None:
         with pytest.raises(errors.ModelLoadError, match="the chat template in"):

@@ -1,0 +1,24 @@
+"""The ways in which models write calls of tools, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lemonade_serve.domain.tools.calls import CallParser
+from lemonade_serve.domain.tools.hermes import HermesParser
+from lemonade_serve.domain.tools.llama3 import Llama3Parser
+from lemonade_serve.domain.tools.mistral import MistralParser
+
+
+def parser_of(tool_format: str, new_id: Callable[[], str]) -> CallParser:
+    """For models that write calls in this format (`Started.tool_format`). Raises KeyError for one
+    that nobody here can read."""
+    return _PARSERS[tool_format](new_id)
+
+
+_PARSERS: dict[str, Callable[[Callable[[], str]], CallParser]] = {
+    "hermes": HermesParser,
+    "llama3": Llama3Parser,
+    "mistral": MistralParser,
+    "mistral_args": MistralParser,
+}
