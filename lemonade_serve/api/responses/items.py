@@ -43,22 +43,21 @@ def converse(before: Sequence[Message], items: Iterable[InputItem]) -> list[Mess
     """A conversation, and what is said then. Calls belong to the assistant's turn that they come
     in. Raises InvalidRequest for an output of a call that nobody made."""
     messages = [*before]
-    called = {call.id for message in messages for call in message.tool_calls}
+    called = {call.id: call.name for message in messages for call in message.tool_calls}
     for number, item in enumerate(items):
         if item.type == "message":
             messages.append(Message(str(item.role), _text(item.content)))
         elif item.type == "function_call":
             call = ToolCall(str(item.call_id), str(item.name), str(item.arguments))
-            called.add(call.id)
+            called[call.id] = call.name
             _add_call(messages, call)
+        elif (id := str(item.call_id)) in called:
+            messages.append(Message("tool", _text(item.output), called[id], tool_call_id=id))
         else:
-            if item.call_id not in called:
-                raise errors.InvalidRequest(
-                    f"input[{number}]: there is no function_call with this call_id before it",
-                    param=f"input[{number}].call_id",
-                )
-            output = _text(item.output)
-            messages.append(Message("tool", output, tool_call_id=str(item.call_id)))
+            raise errors.InvalidRequest(
+                f"input[{number}]: there is no function_call with this call_id before it",
+                param=f"input[{number}].call_id",
+            )
     return messages
 
 

@@ -107,8 +107,9 @@ async def create_response(
 
     instructions = [Message("system", data.instructions)] if data.instructions else []
     tools, choice = chosen(data)
+    kwargs = msgspec.json.encode(data.chat_template_kwargs or {}).decode()
     wanted = CompletionRequest(
-        prompt=ChatPrompt((*instructions, *messages), tools=tools, choice=choice),
+        prompt=ChatPrompt((*instructions, *messages), tools, choice, kwargs),
         options=data.options(),
         placement=Placement(model=data.model, keep_alive=seconds(data.keep_alive)),
         arrived=exchange.arrived,

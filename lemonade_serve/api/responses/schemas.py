@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from lemonade_serve.api.guidance import JsonObject, Schema, Text
-from lemonade_serve.api.openai.schemas import DrawnToken, Sampled
+from lemonade_serve.api.openai.schemas import DrawnToken, Function, Sampled
 from lemonade_serve.domain.completion import RequestOptions
 from lemonade_serve.settings.parameters import MaxLength
 
@@ -17,7 +17,7 @@ LOGPROBS: Literal["message.output_text.logprobs"] = "message.output_text.logprob
 
 Role = Literal["user", "assistant", "system", "developer"]
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
-FunctionName = Annotated[str, Meta(pattern="^[a-zA-Z0-9_-]{1,64}$")]
+FunctionName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 Metadata = Annotated[
     dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],
     Meta(max_length=16),
@@ -89,20 +89,15 @@ class TextConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     format: Text | JsonObject | JsonSchemaFormat = Text()
 
 
-class FunctionTool(
-    msgspec.Struct,
+class ResponseTool(
+    Function,
     frozen=True,
     kw_only=True,
     forbid_unknown_fields=True,
     tag_field="type",
     tag="function",
 ):
-    """A function of the caller's. `parameters` is a JSON Schema."""
-
-    name: FunctionName
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
+    """A function of the caller's."""
 
 
 class NamedFunction(
@@ -113,7 +108,26 @@ class NamedFunction(
     tag_field="type",
     tag="function",
 ):
+    """This one."""
+
     name: FunctionName
+
+
+class AllowedFunctions(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag_field="type",
+    tag="allowed_tools",
+):
+    """Some of them."""
+
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedFunction], Meta(min_length=1)]
+
+
+Choice = Literal["none", "auto", "required"] | NamedFunction | AllowedFunctions
 
 
 class ResponseRequest(Sampled, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -128,12 +142,13 @@ class ResponseRequest(Sampled, frozen=True, kw_only=True, forbid_unknown_fields=
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     include: list[Literal["message.output_text.logprobs"]] | None = None
     text: TextConfig | None = None
-    tools: list[FunctionTool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedFunction | None = None
+    tools: Annotated[list[ResponseTool], Meta(max_length=128)] | None = None
+    tool_choice: Choice | None = None
     parallel_tool_calls: bool | None = None
     metadata: Metadata | None = None
     truncation: Literal["disabled"] | None = None
     background: Literal[False] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
 
     @property
     def logprobs(self) -> bool:
@@ -221,8 +236,8 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     top_p: float | None
     top_logprobs: int | None
     text: TextConfig
-    tools: list[FunctionTool]
-    tool_choice: Literal["none", "auto", "required"] | NamedFunction
+    tools: list[ResponseTool]
+    tool_choice: Choice
     parallel_tool_calls: bool
     metadata: dict[str, str]
     user: str | None

@@ -306,7 +306,7 @@ class TestInput:
         one, two = ToolCall("call_1", "f", "{}"), ToolCall("call_2", "f", "{}")
         assert items.converse((), given) == [
             Message("assistant", "I look.", tool_calls=(one, two)),
-            Message("tool", "4", tool_call_id="call_1"),
+            Message("tool", "4", "f", tool_call_id="call_1"),
             Message("assistant", "", tool_calls=(one,)),
         ]
 
@@ -314,7 +314,7 @@ class TestInput:
         before = [Message("assistant", "", tool_calls=(ToolCall("call_1", "f", "{}"),))]
         parts = [{"type": "input_text", "text": "4"}]
         after = items.converse(before, read({**OUTPUT, "output": parts}))
-        assert after == [*before, Message("tool", "4", tool_call_id="call_1")]
+        assert after == [*before, Message("tool", "4", "f", tool_call_id="call_1")]
 
     def test_an_output_of_no_call_is_refused(self) -> None:
         with pytest.raises(errors.InvalidRequest) as refused:
