@@ -23,6 +23,7 @@ from lemonade_serve.api.responses import items, schemas
 from lemonade_serve.api.responses.tools import chosen
 from lemonade_serve.api.responses.writer import ResponseWriter
 from lemonade_serve.api.schema.told import GENERATION, MODEL, operation, told
+from lemonade_serve.api.verbs import with_all_verbs
 from lemonade_serve.domain.completion import ChatPrompt, CompletionRequest, Message, Placement
 from lemonade_serve.domain.conversations import Conversations, Turn
 
@@ -221,11 +222,13 @@ def _blank(data: schemas.ResponseRequest) -> schemas.Response:
 
 
 routers = [
-    Router(
-        prefix,
-        route_handlers=[create_response, get_response, delete_response, list_input_items],
-        guards=[nothing_unknown],
-        tags=["OpenAI"],
+    with_all_verbs(
+        Router(
+            prefix,
+            route_handlers=[create_response, get_response, delete_response, list_input_items],
+            guards=[nothing_unknown],
+            tags=["OpenAI"],
+        )
     )
     for prefix in ("/v1", "/api/v1", "/api/v0")
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from litestar import Router
-from litestar.routes import ASGIRoute, HTTPRoute, WebSocketRoute
 
 from lemonade_serve.api.query import nothing_unknown
 from lemonade_serve.api.v0.completions import complete
@@ -22,36 +21,28 @@ from lemonade_serve.api.v0.residency import (
     unload_by_query,
     unpin,
 )
+from lemonade_serve.api.verbs import with_all_verbs
 
-router = Router(
-    "/api/v0",
-    route_handlers=[
-        complete,
-        load,
-        load_by_query,
-        unload,
-        unload_by_query,
-        pin,
-        unpin,
-        set_params,
-        show_params,
-        forget_params,
-        health,
-        stats,
-        list_checkpoints,
-        list_checkpoints_by_body,
-    ],
-    guards=[nothing_unknown],
-    tags=["Lemonade"],
+router = with_all_verbs(
+    Router(
+        "/api/v0",
+        route_handlers=[
+            complete,
+            load,
+            load_by_query,
+            unload,
+            unload_by_query,
+            pin,
+            unpin,
+            set_params,
+            show_params,
+            forget_params,
+            health,
+            stats,
+            list_checkpoints,
+            list_checkpoints_by_body,
+        ],
+        guards=[nothing_unknown],
+        tags=["Lemonade"],
+    )
 )
-
-
-def _whole(route: HTTPRoute | ASGIRoute | WebSocketRoute) -> HTTPRoute | ASGIRoute | WebSocketRoute:
-    """With an answer to OPTIONS that knows every verb: Litestar's knows the first one's alone."""
-    if not isinstance(route, HTTPRoute):
-        return route
-    said = [handler for handler in route.route_handlers if "OPTIONS" not in handler.http_methods]
-    return HTTPRoute(path=route.path, route_handlers=said)
-
-
-router.routes = [_whole(route) for route in router.routes]
