@@ -7,22 +7,22 @@ import math
 from collections.abc import Sequence
 
 from lemonade_serve.api.answer import Drawn
-from lemonade_serve.api.openai import schemas
+from lemonade_serve.api.openai import answers
 from lemonade_serve.domain.completion import Logprob
 
 _LEAST = -9999.0
 """OpenAI's word for what is all but impossible; JSON has no infinity."""
 
 
-def chat_logprobs(drawn: Sequence[Drawn]) -> schemas.ChatLogprobs:
-    return schemas.ChatLogprobs(
+def chat_logprobs(drawn: Sequence[Drawn]) -> answers.ChatLogprobs:
+    return answers.ChatLogprobs(
         content=[
-            schemas.DrawnToken(
+            answers.DrawnToken(
                 token=_text(token),
                 logprob=_value(token),
                 bytes=list(token.text),
                 top_logprobs=[
-                    schemas.LikelyToken(token=_text(one), logprob=_value(one), bytes=list(one.text))
+                    answers.LikelyToken(token=_text(one), logprob=_value(one), bytes=list(one.text))
                     for one in likely
                 ],
             )
@@ -38,8 +38,8 @@ class TextLogprobs:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._offset = 0
 
-    def of(self, drawn: Sequence[Drawn]) -> schemas.TextLogprobs:
-        return schemas.TextLogprobs(
+    def of(self, drawn: Sequence[Drawn]) -> answers.TextLogprobs:
+        return answers.TextLogprobs(
             tokens=[_text(tokens[0]) for tokens in drawn],
             token_logprobs=[None if _is_first(tokens) else _value(tokens[0]) for tokens in drawn],
             top_logprobs=[None if _is_first(tokens) else _by_text(tokens) for tokens in drawn],

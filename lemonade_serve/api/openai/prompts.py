@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any, Final
 
 from lemonade_serve import errors
-from lemonade_serve.api.openai import schemas
+from lemonade_serve.api.openai import requests
 from lemonade_serve.domain.completion import TextPrompt, TokensPrompt
 
 MAX_PROMPTS: Final = 128
 """Of one request, which all begin at once, or wait for the same turn."""
 
 
-def prompts_of(data: schemas.CompletionRequest) -> list[TextPrompt | TokensPrompt]:
+def prompts_of(data: requests.CompletionRequest) -> list[TextPrompt | TokensPrompt]:
     """One or many: each a text or token ids. Raises InvalidRequest."""
     many = _many(data.prompt)
     if len(many) > MAX_PROMPTS:

@@ -17,7 +17,7 @@ from lemonade_serve.api.body import Body
 from lemonade_serve.api.deps import Bounds, Finder, Service
 from lemonade_serve.api.guidance import guidance_of
 from lemonade_serve.api.keep_alive import seconds
-from lemonade_serve.api.openai import schemas
+from lemonade_serve.api.openai import answers, requests
 from lemonade_serve.api.openai.chat import chat_prompt
 from lemonade_serve.api.openai.prompts import prompts_of
 from lemonade_serve.api.openai.writers import ChatWriter, CompletionWriter
@@ -36,11 +36,11 @@ _MODEL = "SmolLM2-135M-Instruct"
 _STREAMED = {"max_tokens": 16, "stream": True, "stream_options": {"include_usage": True}}
 _PLAIN = {"model": _MODEL, "prompt": "The capital of France is"}
 _COMPLETION = Body(
-    schemas.CompletionRequest, {"whole": _PLAIN, "streamed": {**_PLAIN, **_STREAMED}}
+    requests.CompletionRequest, {"whole": _PLAIN, "streamed": {**_PLAIN, **_STREAMED}}
 )
 _MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
 _SHORT = {"model": _MODEL, "messages": _MESSAGES}
-_CHAT = Body(schemas.ChatRequest, {"whole": _SHORT, "streamed": {**_SHORT, **_STREAMED}})
+_CHAT = Body(requests.ChatRequest, {"whole": _SHORT, "streamed": {**_SHORT, **_STREAMED}})
 _STREAM = """\
 data: {"id":"…","object":"…","created":1767225600,"model":"SmolLM2-135M-Instruct","choices":[…]}
 
@@ -59,7 +59,7 @@ async def create_completion(
     request: Request[Any, Any, Any],
     service: Service,
     bounds: Bounds,
-) -> Response[schemas.Completion] | Stream:
+) -> Response[answers.Completion] | Stream:
     """Continue a prompt, or several."""
     data = await _COMPLETION.read(request)
     writer = CompletionWriter(include_usage=_include_usage(data))
@@ -82,7 +82,7 @@ async def create_chat_completion(
     request: Request[Any, Any, Any],
     service: Service,
     bounds: Bounds,
-) -> Response[schemas.ChatCompletion] | Stream:
+) -> Response[answers.ChatCompletion] | Stream:
     """Answer a chat, by the model's own template."""
     data = await _CHAT.read(request)
     if data.top_logprobs is not None and not data.logprobs:
@@ -93,14 +93,14 @@ async def create_chat_completion(
 
 
 @get("/models", operation_id=operation("list_models"), opt=told())
-async def list_models(locator: Finder) -> schemas.Models:
+async def list_models(locator: Finder) -> answers.Models:
     """The models on disk, each once."""
     by_name = {info.name: info for info in await locator.checkpoints()}
-    return schemas.Models(data=[_model(info) for info in by_name.values()])
+    return answers.Models(data=[_model(info) for info in by_name.values()])
 
 
 @get("/models/{model_id:path}", operation_id=operation("retrieve_model"), opt=told(MODEL))
-async def retrieve_model(locator: Finder, model_id: FromPath[str]) -> schemas.Model:
+async def retrieve_model(locator: Finder, model_id: FromPath[str]) -> answers.Model:
     """One of them."""
     info, _ = await locator.locate(Placement(model=model_id.lstrip("/")))
     return _model(info)
@@ -108,7 +108,7 @@ async def retrieve_model(locator: Finder, model_id: FromPath[str]) -> schemas.Mo
 
 def _wanted(
     request: Request[Any, Any, Any],
-    data: schemas.CompletionRequest | schemas.ChatRequest,
+    data: requests.CompletionRequest | requests.ChatRequest,
     prompt: TextPrompt | TokensPrompt | ChatPrompt,
     endpoint: str,
 ) -> CompletionRequest:
@@ -123,21 +123,21 @@ def _wanted(
         endpoint=endpoint,
         streaming=bool(data.stream),
         guidance=guidance_of(
-            form.json_schema if isinstance(form, schemas.JsonSchema) else form,
+            form.json_schema if isinstance(form, requests.JsonSchema) else form,
             regex=data.regex,
             grammar=data.grammar,
         ),
     )
 
 
-def _include_usage(data: schemas.Request) -> bool:
+def _include_usage(data: requests.Request) -> bool:
     if data.stream_options and not data.stream:
         raise errors.InvalidRequest("stream_options is for streams only", param="stream_options")
     return bool(data.stream_options and data.stream_options.include_usage)
 
 
-def _model(info: CheckpointInfo) -> schemas.Model:
-    return schemas.Model(id=info.name, created=info.modified_s)
+def _model(info: CheckpointInfo) -> answers.Model:
+    return answers.Model(id=info.name, created=info.modified_s)
 
 
 routers = [

@@ -13,7 +13,7 @@ import msgspec
 from lemonade_serve.api import answer
 from lemonade_serve.api.answer import Part
 from lemonade_serve.api.errors import Shown
-from lemonade_serve.api.openai import schemas
+from lemonade_serve.api.openai import answers, requests
 from lemonade_serve.api.openai.fingerprint import fingerprint_of
 from lemonade_serve.api.openai.logprobs import TextLogprobs, chat_logprobs
 from lemonade_serve.api.openai.timings import Timings, timings_of
@@ -21,12 +21,12 @@ from lemonade_serve.domain.completion import Generation
 from lemonade_serve.domain.tools import CallPart
 
 
-def usage_of(generation: Generation) -> schemas.Usage:
-    return schemas.Usage(
+def usage_of(generation: Generation) -> answers.Usage:
+    return answers.Usage(
         prompt_tokens=generation.prompt_tokens,
         completion_tokens=generation.completion_tokens,
         total_tokens=generation.total_tokens,
-        prompt_tokens_details=schemas.PromptTokensDetails(cached_tokens=generation.cached_tokens),
+        prompt_tokens_details=answers.PromptTokensDetails(cached_tokens=generation.cached_tokens),
     )
 
 
@@ -34,7 +34,7 @@ class _OpenAIWriter:
     """What both kinds share: an id, a time, and a stream's usage at its end if it was asked for."""
 
     prefix: str
-    streamed: type[schemas.Completion | schemas.ChatChunk]
+    streamed: type[answers.Completion | answers.ChatChunk]
 
     def __init__(self, *, include_usage: bool) -> None:
         self.id = f"{self.prefix}-{secrets.token_hex(12)}"
@@ -54,7 +54,7 @@ class _OpenAIWriter:
     def error(self, shown: Shown) -> bytes:
         return answer.event(shown.openai_body())
 
-    def _chunk(self, generation: Generation, choice: schemas.Choice | schemas.ChunkChoice) -> bytes:
+    def _chunk(self, generation: Generation, choice: answers.Choice | answers.ChunkChoice) -> bytes:
         """OpenAI sends a null in every event but the last when usage was asked for. The timings are
         in the last event that has choices, or else with the usage."""
         self._ended += choice.finish_reason is not None
@@ -68,7 +68,7 @@ class _OpenAIWriter:
         self,
         generation: Generation,
         choices: list[Any],
-        usage: schemas.Usage | msgspec.UnsetType | None,
+        usage: answers.Usage | msgspec.UnsetType | None,
         timings: Timings | msgspec.UnsetType = msgspec.UNSET,
     ) -> bytes:
         return answer.event(
@@ -88,14 +88,14 @@ class CompletionWriter(_OpenAIWriter):
     """`text_completion` objects."""
 
     prefix = "cmpl"
-    streamed = schemas.Completion
+    streamed = answers.Completion
 
     def __init__(self, *, include_usage: bool) -> None:
         super().__init__(include_usage=include_usage)
         self._logprobs: defaultdict[int, TextLogprobs] = defaultdict(TextLogprobs)
 
-    def whole(self, generation: Generation, sequences: Sequence[Part]) -> schemas.Completion:
-        return schemas.Completion(
+    def whole(self, generation: Generation, sequences: Sequence[Part]) -> answers.Completion:
+        return answers.Completion(
             id=self.id,
             created=self.created,
             model=generation.model,
@@ -108,8 +108,8 @@ class CompletionWriter(_OpenAIWriter):
     def part(self, generation: Generation, part: Part) -> bytes:
         return self._chunk(generation, self._choice(part))
 
-    def _choice(self, part: Part) -> schemas.Choice:
-        return schemas.Choice(
+    def _choice(self, part: Part) -> answers.Choice:
+        return answers.Choice(
             index=part.index,
             text=part.text,
             logprobs=self._logprobs[part.index].of(part.drawn) if part.drawn else None,
@@ -121,20 +121,20 @@ class ChatWriter(_OpenAIWriter):
     """`chat.completion` objects, and `chat.completion.chunk` ones while it streams."""
 
     prefix = "chatcmpl"
-    streamed = schemas.ChatChunk
+    streamed = answers.ChatChunk
 
     def __init__(self, *, include_usage: bool) -> None:
         super().__init__(include_usage=include_usage)
         self._opened: set[int] = set()
 
-    def whole(self, generation: Generation, sequences: Sequence[Part]) -> schemas.ChatCompletion:
-        return schemas.ChatCompletion(
+    def whole(self, generation: Generation, sequences: Sequence[Part]) -> answers.ChatCompletion:
+        return answers.ChatCompletion(
             id=self.id,
             created=self.created,
             model=generation.model,
             system_fingerprint=fingerprint_of(generation),
             choices=[
-                schemas.ChatChoice(
+                answers.ChatChoice(
                     index=sequence.index,
                     message=_message(sequence),
                     logprobs=chat_logprobs(sequence.drawn) if sequence.drawn else None,
@@ -147,7 +147,7 @@ class ChatWriter(_OpenAIWriter):
         )
 
     def part(self, generation: Generation, part: Part) -> bytes:
-        choice = schemas.ChunkChoice(
+        choice = answers.ChunkChoice(
             index=part.index,
             delta=_delta(part),
             logprobs=chat_logprobs(part.drawn) if part.drawn else None,
@@ -160,36 +160,36 @@ class ChatWriter(_OpenAIWriter):
         if index in self._opened:
             return b""
         self._opened.add(index)
-        role = schemas.Delta(role="assistant", content="")
-        return self._chunk(generation, schemas.ChunkChoice(index=index, delta=role))
+        role = answers.Delta(role="assistant", content="")
+        return self._chunk(generation, answers.ChunkChoice(index=index, delta=role))
 
 
-def _message(sequence: Part) -> schemas.AssistantMessage:
+def _message(sequence: Part) -> answers.AssistantMessage:
     if not sequence.calls:
-        return schemas.AssistantMessage(content=sequence.text)
-    return schemas.AssistantMessage(
+        return answers.AssistantMessage(content=sequence.text)
+    return answers.AssistantMessage(
         content=sequence.text or None,
         tool_calls=[
-            schemas.Call(
+            requests.Call(
                 id=call.id,
-                function=schemas.CalledFunction(name=call.name, arguments=call.arguments),
+                function=requests.CalledFunction(name=call.name, arguments=call.arguments),
             )
             for call in sequence.calls
         ],
     )
 
 
-def _delta(part: Part) -> schemas.Delta:
-    return schemas.Delta(
+def _delta(part: Part) -> answers.Delta:
+    return answers.Delta(
         content=part.text or msgspec.UNSET,
         tool_calls=[_call_delta(call) for call in part.calls] or msgspec.UNSET,
     )
 
 
-def _call_delta(call: CallPart) -> schemas.CallDelta:
-    return schemas.CallDelta(
+def _call_delta(call: CallPart) -> answers.CallDelta:
+    return answers.CallDelta(
         index=call.index,
         id=call.id or msgspec.UNSET,
         type="function" if call.id else msgspec.UNSET,
-        function=schemas.FunctionDelta(name=call.name or msgspec.UNSET, arguments=call.arguments),
+        function=answers.FunctionDelta(name=call.name or msgspec.UNSET, arguments=call.arguments),
     )

@@ -9,7 +9,8 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from lemonade_serve.api.guidance import JsonObject, Schema, Text
-from lemonade_serve.api.openai.schemas import DrawnToken, Function, Sampled
+from lemonade_serve.api.openai.answers import DrawnToken
+from lemonade_serve.api.openai.requests import Function, Sampled
 from lemonade_serve.domain.completion import RequestOptions
 from lemonade_serve.settings.parameters import MaxLength
 

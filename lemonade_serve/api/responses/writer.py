@@ -11,8 +11,8 @@ from msgspec import structs
 from lemonade_serve.api import answer
 from lemonade_serve.api.answer import Part
 from lemonade_serve.api.errors import Shown
+from lemonade_serve.api.openai.answers import DrawnToken
 from lemonade_serve.api.openai.logprobs import chat_logprobs
-from lemonade_serve.api.openai.schemas import DrawnToken
 from lemonade_serve.api.responses import events, schemas
 from lemonade_serve.api.responses.output import CallItem, Item, MessageItem, shown
 from lemonade_serve.domain.completion import Generation

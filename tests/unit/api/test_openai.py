@@ -15,7 +15,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from lemonade_serve import errors
 from lemonade_serve.api.answer import Part, Writer
 from lemonade_serve.api.errors import show
-from lemonade_serve.api.openai import schemas
+from lemonade_serve.api.openai import requests
 from lemonade_serve.api.openai.fingerprint import fingerprint_of
 from lemonade_serve.api.openai.prompts import MAX_PROMPTS, prompts_of
 from lemonade_serve.api.openai.timings import timings_of
@@ -72,13 +72,13 @@ USAGE = {
 def test_prompts_are_text_or_tokens_one_or_many(
     given: str | list[Any], prompts: list[TextPrompt | TokensPrompt]
 ) -> None:
-    assert prompts_of(schemas.CompletionRequest(prompt=given)) == prompts
+    assert prompts_of(requests.CompletionRequest(prompt=given)) == prompts
 
 
 def test_a_suffix_belongs_to_every_text() -> None:
-    wanted = schemas.CompletionRequest(prompt=["a", ""], suffix="z")
+    wanted = requests.CompletionRequest(prompt=["a", ""], suffix="z")
     assert prompts_of(wanted) == [TextPrompt("a", "z"), TextPrompt("", "z")]
-    assert prompts_of(schemas.CompletionRequest(prompt="a", suffix="")) == [TextPrompt("a")]
+    assert prompts_of(requests.CompletionRequest(prompt="a", suffix="")) == [TextPrompt("a")]
 
 
 @pytest.mark.parametrize(
@@ -91,15 +91,15 @@ def test_a_suffix_belongs_to_every_text() -> None:
 )
 def test_what_does_not_go_together_is_refused_by_name(said: dict[str, Any], param: str) -> None:
     with pytest.raises(errors.InvalidRequest) as raised:
-        prompts_of(schemas.CompletionRequest(**said))
+        prompts_of(requests.CompletionRequest(**said))
     assert raised.value.param == param
 
 
 def test_nothing_is_generated_for_an_echo_only() -> None:
-    options = schemas.CompletionRequest(prompt="a", echo=True, max_tokens=0).options()
+    options = requests.CompletionRequest(prompt="a", echo=True, max_tokens=0).options()
     assert (options.max_length, options.min_length) == (0, 0)
     with pytest.raises(errors.InvalidRequest) as raised:
-        schemas.CompletionRequest(prompt="a", max_tokens=0).options()
+        requests.CompletionRequest(prompt="a", max_tokens=0).options()
     assert raised.value.param == "max_tokens"
 
 
@@ -109,7 +109,7 @@ def test_nothing_is_generated_for_an_echo_only() -> None:
 )
 def test_any_other_prompt_is_refused_by_name(given: str | list[Any]) -> None:
     with pytest.raises(errors.InvalidRequest) as raised:
-        prompts_of(schemas.CompletionRequest(prompt=given))
+        prompts_of(requests.CompletionRequest(prompt=given))
     assert raised.value.param == "prompt"
 
 

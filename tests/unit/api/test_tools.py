@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from lemonade_serve import errors
-from lemonade_serve.api.openai import schemas
+from lemonade_serve.api.openai import requests
 from lemonade_serve.api.openai.chat import chat_prompt
 from lemonade_serve.domain.completion import ChatPrompt, Message, Tool, ToolCall, ToolChoice
 
@@ -22,7 +22,7 @@ F, G = Tool("f", None, '{"type":"object"}'), Tool("g", "G.")
 
 def read(*messages: dict[str, Any], **said: Any) -> ChatPrompt:
     body = {"messages": [*messages] or [USER], **said}
-    return chat_prompt(msgspec.convert(body, schemas.ChatRequest))
+    return chat_prompt(msgspec.convert(body, requests.ChatRequest))
 
 
 def named(name: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lemonade_serve import errors
-from lemonade_serve.api.openai import schemas as openai
+from lemonade_serve.api.openai import requests as openai
 from lemonade_serve.api.v0 import schemas as v0
 from lemonade_serve.domain.sampling import Options, resolve
 from lemonade_serve.protocol.messages import ResolvedParams
