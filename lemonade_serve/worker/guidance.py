@@ -27,7 +27,7 @@ COMPILER_STACK_BYTES = 512 * 1024 * 1024
 _MAX_LEXER_STATES = 25_000
 """Of one request; each takes one to two kilobytes, and a schema has some hundreds."""
 
-_MAX_MESSAGE_CHARACTERS = 600
+_MAX_LINE_CHARACTERS, _MAX_LINES = 160, 12
 """Of what llguidance says is wrong, which may quote all of the grammar."""
 
 _JSON = {
@@ -37,6 +37,12 @@ _JSON = {
     "coerce_one_of": False,
     "lenient": False,
 }
+
+_UNNAMED = {
+    "pattern": ("regex parse error", "Unable to determine if regex"),
+    "$ref": ("Resource ", "Pointer "),
+}
+"""Of what llguidance says without the keyword that it is about: how that begins."""
 
 _FIELDS = {"json_schema": "response_format", "regex": "regex", "lark": "grammar"}
 """What a request calls its guidance, for errors."""
@@ -134,10 +140,11 @@ def _translated(guidance: Guidance) -> str:
 
 def _refusal(guidance: Guidance, why: str) -> errors.InvalidRequest:
     field = _field(guidance)
-    return errors.InvalidRequest(
-        f"{field} cannot be enforced: {_shortened(why.removesuffix('<non-verbose/>').strip())}",
-        param=field,
-    )
+    why = why.removesuffix("<non-verbose/>").strip()
+    keyword = next((k for k, words in _UNNAMED.items() if why.startswith(words)), None)
+    if guidance.kind == "json_schema" and keyword:
+        why = f"{keyword}: {why}"
+    return errors.InvalidRequest(f"{field} cannot be enforced: {_shortened(why)}", param=field)
 
 
 def _field(guidance: Guidance) -> str:
@@ -145,7 +152,8 @@ def _field(guidance: Guidance) -> str:
 
 
 def _shortened(message: str) -> str:
-    """Its beginning and its end: one says where, the other why."""
-    half = _MAX_MESSAGE_CHARACTERS // 2
-    fits = len(message) <= _MAX_MESSAGE_CHARACTERS
-    return message if fits else f"{message[:half]} … {message[-half:]}"
+    lines = message.splitlines()[:_MAX_LINES]
+    return "\n".join(
+        line if len(line) <= _MAX_LINE_CHARACTERS else f"{line[:_MAX_LINE_CHARACTERS]}…"
+        for line in lines
+    )
