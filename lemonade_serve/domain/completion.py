@@ -15,7 +15,7 @@ from lemonade_serve.domain.generation import CompletionRequest, Generation
 from lemonade_serve.domain.placement import Locator, Placement
 from lemonade_serve.domain.ports import Clock, Observer, Worker
 from lemonade_serve.domain.residency.pool import Lease, Pool
-from lemonade_serve.domain.sampling import RequestOptions, resolve
+from lemonade_serve.domain.sampling import Options, RequestOptions, resolve
 from lemonade_serve.protocol.messages import (
     ChatPrompt,
     Finished,
@@ -121,6 +121,8 @@ class CompletionService:
         placement = request.placement
         info, where = await self._locator.locate(placement)
         params = resolve(*await self._params.layers(request.client, info.name), request.options)
+        if request.guided:
+            params = _to_its_end(params, request.options)
         works = self._turns.works(request, params)
         lease = self._pool.acquire(
             info,
@@ -171,6 +173,19 @@ class CompletionService:
         lease.release()
         self._running.discard(generation)
         generation.end()
+
+
+def _to_its_end(params: ResolvedParams, options: Options) -> ResolvedParams:
+    """An answer of a certain form ends where that does, whatever the client keeps. Raises
+    InvalidRequest if the request itself wants something else."""
+    for field in ("stop", "ignore_eos"):
+        if getattr(options, field):
+            raise errors.InvalidRequest(
+                f"{field} is for answers of any form: one that keeps to a form, or is calls of "
+                "tools, ends where that does",
+                param=field,
+            )
+    return msgspec.structs.replace(params, stop=(), ignore_eos=False)
 
 
 async def _generate_all(worker: Worker, works: list[Work], generation: Generation) -> None:

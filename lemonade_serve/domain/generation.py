@@ -17,6 +17,7 @@ from lemonade_serve.domain.ports import Clock
 from lemonade_serve.domain.residency.pool import Lease
 from lemonade_serve.domain.sampling import Options
 from lemonade_serve.protocol.messages import (
+    ChatPrompt,
     Echo,
     Finished,
     FinishReason,
@@ -48,6 +49,12 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def prompts(self) -> tuple[Prompt, ...]:
         return self.prompt, *self.more_prompts
+
+    @property
+    def guided(self) -> bool:
+        """Whether the answer has to be of a certain form."""
+        calls = isinstance(self.prompt, ChatPrompt) and self.prompt.choice.required
+        return calls or self.guidance is not None
 
 
 class Generation:

@@ -123,6 +123,7 @@ class Load(msgspec.Struct, frozen=True, tag=True, array_like=True):
     turn_timeout_s: float
     engine: str
     """`auto`, or the name of the only engine that may serve it."""
+    guidance_timeout_s: float = 10.0
 
 
 class Work(msgspec.Struct, frozen=True, array_like=True):

@@ -108,6 +108,7 @@ class ProcessLauncher:
                 ),
                 prefill_chunk_tokens=settings.prefill_chunk_tokens,
                 turn_timeout_s=settings.turn_timeout_s,
+                guidance_timeout_s=settings.guidance_timeout_s,
                 engine=settings.engine,
             )
         )

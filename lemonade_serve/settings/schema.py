@@ -117,6 +117,9 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What decodes; auto: `batched` where the checkpoint's graph allows it."""
     turn_timeout_s: Seconds = 30.0
     """A worker that waited so long for its turn at the cores computes beside whoever has them."""
+    guidance_timeout_s: Seconds = 10.0
+    """A schema or a grammar that takes longer to compile ends its worker, for nothing else would
+    end it; the requests that it serves fail."""
     handshake_timeout_s: Seconds = 30.0
     load_timeout_s: Seconds = 600.0
     stop_timeout_s: Seconds = 5.0

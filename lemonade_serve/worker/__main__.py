@@ -70,7 +70,15 @@ def _load(load: Load, inbox: Inbox, channel: Channel, turnstile: Turnstile) -> t
     vocabulary = Vocabulary(Path(load.path))
     engine, why = open_engine(load, context_length=vocabulary.context_length)
     ready = Ready(engine.name, why, time.monotonic() - began, engine.kv_cache_bytes)
-    return Loop(engine, vocabulary, inbox, channel.send, turn=turnstile.turn), ready
+    loop = Loop(
+        engine,
+        vocabulary,
+        inbox,
+        channel.send,
+        turn=turnstile.turn,
+        guidance_timeout_s=load.guidance_timeout_s,
+    )
+    return loop, ready
 
 
 if __name__ == "__main__":

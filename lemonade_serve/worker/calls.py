@@ -10,18 +10,15 @@ import msgspec
 
 from lemonade_serve import errors
 from lemonade_serve.protocol.messages import ChatPrompt, Guidance, Tool, ToolChoice, Work
+from lemonade_serve.worker.guidance import JSON_OPTIONS
+from lemonade_serve.worker.schemas import check_schema
 from lemonade_serve.worker.vocabulary import Vocabulary
 
 MOST_CALLS = 8
 """Of one answer that has to have calls: small models find no end by themselves."""
 
-_JSON = {
-    "whitespace_flexible": False,
-    "item_separator": ", ",  # as templates write it, with Python's json
-    "key_separator": ": ",
-    "coerce_one_of": False,
-    "lenient": False,
-}
+_JSON = {**JSON_OPTIONS, "item_separator": ", ", "key_separator": ": "}
+"""As templates write it, with Python's json."""
 
 
 _NONE: dict[str, Any] = {"properties": {}, "additionalProperties": False}
@@ -113,8 +110,8 @@ def _series(one: str, between: str, choice: ToolChoice) -> str:
 
 
 def _guided(schema: dict[str, Any], what: str, *, field: str = "tools") -> str:
-    if "x-guidance" in schema:  # it would loosen what is promised
-        raise errors.InvalidRequest(
-            f'{what} cannot be enforced: Unimplemented keys: ["x-guidance"]', param=field
-        )
+    try:
+        check_schema(schema)
+    except ValueError as error:
+        raise errors.InvalidRequest(f"{what} cannot be enforced: {error}", param=field) from error
     return json.dumps({**schema, "x-guidance": _JSON})

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from lemonade_serve import errors
 from lemonade_serve.protocol.messages import Guidance, Work
 from lemonade_serve.worker.drawing import Mask
+from lemonade_serve.worker.schemas import check_lark, check_schema
 
 MAX_GRAMMAR_BYTES = 64 * 1024
 """Of a schema, an expression or a grammar, as UTF-8. llguidance recurses natively: this bounds how
@@ -27,16 +29,22 @@ COMPILER_STACK_BYTES = 512 * 1024 * 1024
 _MAX_LEXER_STATES = 25_000
 """Of one request; each takes one to two kilobytes, and a schema has some hundreds."""
 
+_MAX_ROW_ITEMS, _MAX_STEP_ITEMS = 10_000, 20_000
+"""What an ambiguous grammar may keep in mind at a place, and look at for a token, which 36 ms go by
+with: others wait for it. An object with so many optional properties needs three a property."""
+
 _MAX_LINE_CHARACTERS, _MAX_LINES = 160, 12
 """Of what llguidance says is wrong, which may quote all of the grammar."""
 
-_JSON = {
+JSON_OPTIONS = {
     "whitespace_flexible": False,  # small models fill whole lines with it
     "item_separator": ",",
     "key_separator": ":",
     "coerce_one_of": False,
     "lenient": False,
+    "json_allowed_escapes": 'nrbtf\\"',  # by a number a key could be written twice
 }
+"""How llguidance compiles JSON Schemas."""
 
 _UNNAMED = {
     "pattern": ("regex parse error", "Unable to determine if regex"),
@@ -89,13 +97,10 @@ class Grammars:
         """One for each sequence of a request with guidance. Raises InvalidRequest, with what of it
         cannot be enforced."""
         assert work.guidance is not None  # noqa: S101, nobody else comes here
-        if work.params.ignore_eos:
-            raise errors.InvalidRequest(
-                "an answer that has to keep to a grammar ends where the grammar does",
-                param="ignore_eos",
-            )
         matcher = self._matcher(work.guidance)
         matcher.compute_bitmask()  # the first one takes longest, and the copies share its work
+        if matcher.is_error():
+            raise _refusal(work.guidance, matcher.get_error())
         return tuple(GrammarMask(matcher.deep_copy()) for _ in range(work.n))
 
     @cached_property
@@ -117,7 +122,12 @@ class Grammars:
             grammar = _translated(guidance)
         except ValueError as error:
             raise _refusal(guidance, str(error)) from error
-        limits = LLParserLimits(max_lexer_states=_MAX_LEXER_STATES, verbose_errors=False)
+        limits = LLParserLimits(
+            max_lexer_states=_MAX_LEXER_STATES,
+            max_items_in_row=_MAX_ROW_ITEMS,
+            step_max_items=_MAX_STEP_ITEMS,
+            verbose_errors=False,
+        )
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits)
         if matcher.is_error():
             raise _refusal(guidance, matcher.get_error())
@@ -130,12 +140,12 @@ def _translated(guidance: Guidance) -> str:
         case "regex":
             return LLMatcher.grammar_from_regex(guidance.grammar)
         case "lark":
+            check_lark(guidance.grammar)
             return LLMatcher.grammar_from_lark(guidance.grammar)
         case "json_schema":
-            top = msgspec.json.decode(guidance.grammar, type=dict[str, msgspec.Raw])
-            if "x-guidance" in top:  # it would loosen what is promised
-                raise ValueError('Unimplemented keys: ["x-guidance"]')
-            return LLMatcher.grammar_from_json_schema(guidance.grammar, overrides=_JSON)  # type: ignore[arg-type]
+            schema = msgspec.json.decode(guidance.grammar, type=dict[str, Any])
+            check_schema(schema)
+            return LLMatcher.grammar_from_json_schema(guidance.grammar, overrides=JSON_OPTIONS)  # type: ignore[arg-type]
 
 
 def _refusal(guidance: Guidance, why: str) -> errors.InvalidRequest:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -68,11 +69,18 @@ def read_into(inbox: Inbox, source: CommandSource) -> threading.Thread:
     return thread
 
 
+def _give_up() -> None:
+    """Of a grammar that takes for ever: what it took is given back with the process."""
+    sys.stderr.write("a grammar took longer than worker.guidance_timeout_s to compile\n")
+    sys.stderr.flush()
+    os._exit(1)
+
+
 class Loop:
     """Runs requests on the engine, for ever; each step's events leave as one frame. `turn` is held
     while the engine computes."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, everything that it connects
         self,
         engine: Engine,
         vocabulary: Vocabulary,
@@ -80,6 +88,7 @@ class Loop:
         send: Callable[[Report], None],
         *,
         turn: Turn,
+        guidance_timeout_s: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
@@ -90,7 +99,9 @@ class Loop:
         self._clock = clock
         self._answers: dict[int, Answer] = {}
         grammars = Grammars(vocabulary.tokenizer_json, vocabulary.eos_ids)
-        self._preparing = Preparing(grammars.masks, inbox.put)
+        self._preparing = Preparing(
+            grammars.masks, inbox.put, timeout_s=guidance_timeout_s, give_up=_give_up
+        )
         self._waiting: Waiting[Group] = Waiting()
         self._told: dict[int, int] = {}
         """How many are ahead of those that wait, as they know it."""

@@ -26,15 +26,22 @@ class Preparing:
     take turns here too.
 
     `prepare` runs in that thread, and so does `deliver`, once for each request that got its turn;
-    `next` must be called then. Everything else is of the loop's thread.
+    `next` must be called then. Everything else is of the loop's thread. Nothing ends native code
+    that takes longer than `timeout_s`, or bounds its memory: `give_up` is called, and should end
+    the process.
     """
 
     def __init__(
         self,
         prepare: Callable[[Work], Sequence[GrammarMask]],
         deliver: Callable[[Prepared], None],
+        *,
+        timeout_s: float,
+        give_up: Callable[[], None],
     ) -> None:
         self._prepare = prepare
+        self._timeout_s = timeout_s
+        self._give_up = give_up
         self._deliver = deliver
         self._waiting: Waiting[tuple[int, Work]] = Waiting()
         self._busy = False
@@ -60,6 +67,9 @@ class Preparing:
                 self._deliver(Prepared(request, work, failure=failure))
 
     def _run(self, request: int, work: Work) -> None:
+        late = threading.Timer(self._timeout_s, self._give_up)
+        late.daemon = True
+        late.start()
         try:
             prepared = Prepared(request, work, masks=self._prepare(work))
         except errors.LemonadeError as failure:
@@ -67,6 +77,7 @@ class Preparing:
         except BaseException as error:  # a panic of native code is no Exception
             why = f"the request could not be prepared: {type(error).__name__}"
             prepared = Prepared(request, work, failure=errors.GenerationFailed(why))
+        late.cancel()
         self._deliver(prepared)
 
 

@@ -242,9 +242,39 @@ def test_sequences_of_one_request_go_ways_of_their_own(shared_daemon: Daemon) ->
     )
 
 
-def test_a_stop_string_ends_an_answer_before_its_grammar_does(shared_daemon: Daemon) -> None:
-    text, reason = answer(ask(shared_daemon, regex="[ab]{4}stop[ab]{99}", stop=["stop"]))
-    assert (len(text), reason) == (4, "stop")
+def test_a_stop_string_that_a_client_keeps_does_not_cut_what_has_a_form(
+    shared_daemon: Daemon,
+) -> None:
+    kept = {"stop": ["stop"], "max_length": 64}
+    shared_daemon.client.post("/api/v0/params", json=kept).raise_for_status()
+    try:
+        text, reason = answer(ask(shared_daemon, regex="[ab]{4}stop[ab]{9}"))
+    finally:
+        shared_daemon.client.delete("/api/v0/params").raise_for_status()
+    assert (len(text), reason) == (17, "stop")
+
+
+def test_a_key_is_not_written_twice_in_another_spelling(shared_daemon: Daemon) -> None:
+    """As an escape it would be the same key, and its value another one's."""
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "string", "maxLength": 1}},
+        "required": ["a"],
+    }
+    example = r'Example: {"a":"x","\u0061":1}'
+    for seed in range(3):
+        text, reason = answer(
+            ask(
+                shared_daemon,
+                f"{example} {example} Repeat the example.",
+                response_format=json_schema(schema),
+                max_tokens=40,
+                seed=seed,
+            )
+        )
+        assert r"\u" not in text
+        if reason == "stop":
+            jsonschema.validate(json.loads(text), schema)
 
 
 def test_min_tokens_holds_as_far_as_the_grammar_goes(shared_daemon: Daemon) -> None:
@@ -255,6 +285,7 @@ def test_min_tokens_holds_as_far_as_the_grammar_goes(shared_daemon: Daemon) -> N
     assert (text in {"a", "ab"}, reason) == (True, "stop")
 
 
+PATTERNS = [{"type": "string", "pattern": f"[a-m]{{{n}}}"} for n in range(1, 41)]
 DEEP = '{"items":' * 5000 + "{}" + "}" * 5000
 
 
@@ -273,7 +304,19 @@ DEEP = '{"items":' * 5000 + "{}" + "}" * 5000
         ({"grammar": "start: other"}, "grammar", "unknown name"),
         ({"regex": "a", "grammar": 'start: "a"'}, "grammar", "one form"),
         ({"regex": "a", "response_format": {"type": "json_object"}}, "regex", "one form"),
-        ({"regex": "a+", "ignore_eos": True}, "ignore_eos", "ends where the grammar does"),
+        ({"regex": "a+", "ignore_eos": True}, "ignore_eos", "ends where that does"),
+        ({"regex": "a+", "stop": ["b"]}, "stop", "ends where that does"),
+        ({"response_format": json_schema({"$ref": "#"})}, "response_format", "cannot be enforced"),
+        (
+            {"response_format": json_schema({"allOf": PATTERNS})},
+            "response_format",
+            "pattern: at most",
+        ),
+        (
+            {"response_format": json_schema({"type": "object", "minProperties": 2})},
+            "response_format",
+            "minProperties",
+        ),
         ({"regex": "a" * 70_000}, "regex", "70000 bytes"),
         ({"regex": "(" * 2000 + "a" + ")" * 2000}, "regex", "nest"),
         ({"grammar": "start: " + "(" * 9000 + '"a"' + ")" * 9000}, "grammar", "deeply nested"),

@@ -8,16 +8,16 @@ from lemonade_serve import errors
 from lemonade_serve.api.openai import requests
 from lemonade_serve.domain.completion import TextPrompt, TokensPrompt
 
-MAX_PROMPTS: Final = 128
-"""Of one request, which all begin at once, or wait for the same turn."""
+MAX_CHOICES: Final = 128
+"""Of one request: prompts, times `n`."""
 
 
 def prompts_of(data: requests.CompletionRequest) -> list[TextPrompt | TokensPrompt]:
     """One or many: each a text or token ids. Raises InvalidRequest."""
     many = _many(data.prompt)
-    if len(many) > MAX_PROMPTS:
+    if (choices := len(many) * (data.n or 1)) > MAX_CHOICES:
         raise errors.InvalidRequest(
-            f"a request has {MAX_PROMPTS} prompts at most, and not {len(many)}", param="prompt"
+            f"an answer has {MAX_CHOICES} choices at most, and not {choices}", param="prompt"
         )
     suffix = data.suffix or None
     if suffix is not None and data.echo:

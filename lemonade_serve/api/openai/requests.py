@@ -153,10 +153,11 @@ class UserMessage(_Message, frozen=True, kw_only=True, tag="user"):
 
 
 class CalledFunction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`arguments` are JSON, as text."""
+    """`arguments` are JSON, as text. What the openai package parsed of them has no effect."""
 
     name: str
     arguments: str
+    parsed_arguments: Any | msgspec.UnsetType = msgspec.UNSET
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -166,13 +167,16 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class AssistantTurn(_Message, frozen=True, kw_only=True, tag="assistant"):
-    """What a model said, as an answer has it; only one with calls may say nothing else."""
+    """What a model said, as an answer has it, or as the openai package hands it back; only one with
+    calls may say nothing else."""
 
     content: Content | None = None
     tool_calls: list[Call] | None = None
     refusal: None = None
     audio: None = None
     function_call: None = None
+    annotations: list[Any] | None = None
+    parsed: Any = None
 
 
 class ToolMessage(_Message, frozen=True, kw_only=True, tag="tool"):
@@ -243,5 +247,6 @@ class ChatRequest(Request, frozen=True, kw_only=True, forbid_unknown_fields=True
     chat_template_kwargs: dict[str, Any] | None = None
 
     def options(self) -> RequestOptions:
+        """`max_tokens` is the old name; where both are there, the new one counts."""
         likely = (self.top_logprobs or 0) if self.logprobs else None
         return self._options(self.max_completion_tokens or self.max_tokens, likely)

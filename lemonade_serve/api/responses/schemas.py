@@ -53,6 +53,7 @@ class SaidText(
     text: str
     annotations: list[dict[str, Any]] = []
     logprobs: list[dict[str, Any]] | UnsetType | None = UNSET
+    parsed: Any | UnsetType = UNSET
 
 
 Parts = Annotated[list[InputText | SaidText], Meta(min_length=1)]
@@ -60,7 +61,8 @@ Parts = Annotated[list[InputText | SaidText], Meta(min_length=1)]
 
 class InputItem(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A message has a `role` and a `content`, a function call `call_id`, `name` and `arguments`,
-    and what came of it `call_id` and `output`. `id` and `status` have no effect."""
+    and what came of it `call_id` and `output`. `id`, `status` and what the openai package parsed
+    have no effect."""
 
     type: Literal["message", "function_call", "function_call_output"] = "message"
     id: str | UnsetType | None = UNSET
@@ -70,6 +72,7 @@ class InputItem(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     call_id: Annotated[str, Meta(min_length=1)] | UnsetType = UNSET
     name: FunctionName | UnsetType = UNSET
     arguments: str | UnsetType = UNSET
+    parsed_arguments: Any | UnsetType = UNSET
     output: str | list[InputText] | UnsetType = UNSET
 
 

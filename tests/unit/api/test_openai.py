@@ -17,7 +17,7 @@ from lemonade_serve.api.answer import Part, Writer
 from lemonade_serve.api.errors import show
 from lemonade_serve.api.openai import requests
 from lemonade_serve.api.openai.fingerprint import fingerprint_of
-from lemonade_serve.api.openai.prompts import MAX_PROMPTS, prompts_of
+from lemonade_serve.api.openai.prompts import MAX_CHOICES, prompts_of
 from lemonade_serve.api.openai.timings import timings_of
 from lemonade_serve.api.openai.writers import ChatWriter, CompletionWriter
 from lemonade_serve.domain.completion import (
@@ -66,7 +66,7 @@ USAGE = {
         ([[1, 2]], [TokensPrompt((1, 2))]),
         ([[1], [2]], [TokensPrompt((1,)), TokensPrompt((2,))]),
         ([[1], "b"], [TokensPrompt((1,)), TextPrompt("b")]),
-        (["a"] * MAX_PROMPTS, [TextPrompt("a")] * MAX_PROMPTS),
+        (["a"] * MAX_CHOICES, [TextPrompt("a")] * MAX_CHOICES),
     ],
 )
 def test_prompts_are_text_or_tokens_one_or_many(
@@ -86,7 +86,8 @@ def test_a_suffix_belongs_to_every_text() -> None:
     [
         ({"prompt": [1, 2], "suffix": "z"}, "suffix"),
         ({"prompt": "a", "suffix": "z", "echo": True}, "echo"),
-        ({"prompt": ["a"] * (MAX_PROMPTS + 1)}, "prompt"),
+        ({"prompt": ["a"] * (MAX_CHOICES + 1)}, "prompt"),
+        ({"prompt": ["a"] * 2, "n": MAX_CHOICES // 2 + 1}, "prompt"),
     ],
 )
 def test_what_does_not_go_together_is_refused_by_name(said: dict[str, Any], param: str) -> None:
