@@ -100,7 +100,7 @@ class _Maker:
         schema: Schema = {"type": "object", "properties": {n: self._any(depth + 1) for n in names}}
         if luck.random() < 0.85:
             schema["required"] = luck.sample(names, luck.randint(1, len(names)))
-        if luck.random() < 0.95:
+        if luck.random() < 0.98:
             schema["additionalProperties"] = False
         return schema
 
@@ -120,7 +120,7 @@ class _Maker:
         name = f"d{len(self._definitions)}"
         self._definitions[name] = {}  # so that it may be referred to from within
         made = self._any(max(depth + 1, 2))
-        if self._luck.random() < 0.3:
+        if self._luck.random() < 0.15:
             again = {"anyOf": [{"type": "null"}, {"$ref": f"#/$defs/{name}"}]}
             properties = {"value": made, "next": again}
             made = {"type": "object", "properties": properties, "required": ["value"]}
@@ -140,7 +140,9 @@ class _Maker:
         return {"type": "string", "pattern": self._luck.choice(_PATTERNS)}
 
     def _format(self) -> Schema:
-        return {"type": "string", "format": self._luck.choice(_FORMATS)}
+        format = self._luck.choice(_FORMATS)
+        bounds = {"maxLength": 36} if "time" in format else {}  # a second has any fraction
+        return {"type": "string", "format": format, **bounds}
 
     def _integer(self) -> Schema:
         least = self._luck.randint(-1000, 1000)
@@ -152,7 +154,7 @@ class _Maker:
         least = round(self._luck.uniform(-10, 10), 1)
         most = round(least + self._luck.uniform(0.5, 100), 1)
         bounds = {"type": "number", "minimum": least, "maximum": most}
-        return {**bounds, "multipleOf": 0.01} if self._luck.random() < 0.7 else bounds
+        return {**bounds, "multipleOf": 0.01} if self._luck.random() < 0.95 else bounds
 
     def _enum(self) -> Schema:
         some = self._luck.sample(_CHOICES, self._luck.randint(1, 5))
