@@ -25,7 +25,15 @@ from lemonade_serve.protocol.messages import (
 from lemonade_serve.worker.guidance import MAX_GRAMMAR_BYTES
 from lemonade_serve.worker.preparing import Prepared
 from tests.unit.worker.conftest import MakeVocabulary
-from tests.unit.worker.test_loop import TOKENIZER, Conversation, FiniteInbox, generate, of, text
+from tests.unit.worker.test_loop import (
+    EOS,
+    TOKENIZER,
+    Conversation,
+    FiniteInbox,
+    generate,
+    of,
+    text,
+)
 
 DEADLINE_S = 60.0
 LIMITED = "(" * 12 + "a" + "{1,1000})" * 12
@@ -37,12 +45,15 @@ class PatientInbox(FiniteInbox):
 
     def __init__(self) -> None:
         self._outstanding = 0
+        self.prepared: list[int] = []
 
     def put(
         self, item: Command | Prepared, block: bool = True, timeout: float | None = None
     ) -> None:
         if isinstance(item, Generate) and item.work.guidance is not None:
             self._outstanding += 1
+        if isinstance(item, Prepared):
+            self.prepared.append(item.request)
         super().put(item)
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
@@ -58,7 +69,7 @@ class Dialogue(Conversation):
 
     def __init__(self, *what: Any, **more: Any) -> None:
         super().__init__(*what, **more)
-        self.inbox = PatientInbox()
+        self.inbox: PatientInbox = PatientInbox()
 
 
 class Gate:
@@ -113,6 +124,14 @@ def test_an_answer_that_may_end_goes_on_until_the_model_ends_it(
 ) -> None:
     events = talk("no").run(guided(1, "n[a-z]*"))
     assert text(events) == "no"
+    assert events[-1] == Finished(1, "", FinishReason.STOP)
+
+
+def test_an_end_that_a_grammar_has_in_its_middle_ends_nothing(
+    talk: Callable[..., Dialogue],
+) -> None:
+    events = talk("a").run(guided(1, f'start: "a" <[{EOS}]> "b"', "lark"))
+    assert text(events) == "ab"
     assert events[-1] == Finished(1, "", FinishReason.STOP)
 
 
@@ -172,9 +191,11 @@ def test_one_that_is_cancelled_before_its_turn_is_never_prepared(
     dialogue.when[4] = gate.open
     dialogue.inbox.put(guided(1, "no"))
     super(PatientInbox, dialogue.inbox).put(guided(3, "never"))  # nothing to wait for
-    events = dialogue.run(generate(2))
+    events = dialogue.run(guided(4, "yes"), generate(2))
     assert of(3, events) == []
     assert text(of(1, events)) == "no"
+    assert text(of(4, events)) == "yes"
+    assert dialogue.inbox.prepared == [1, 4]
 
 
 def test_clients_take_turns_here_too(talk: Callable[..., Dialogue]) -> None:
