@@ -120,7 +120,7 @@ class Grammars:
             )
         try:
             grammar = _translated(guidance)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # the latter of msgspec, if it is deep
             raise _refusal(guidance, str(error)) from error
         limits = LLParserLimits(
             max_lexer_states=_MAX_LEXER_STATES,
