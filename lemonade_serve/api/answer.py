@@ -171,14 +171,15 @@ class _Cutter:
 
 def _cutter(generation: Generation, wanted: CompletionRequest) -> _Cutter:
     """The worker says how calls are written once it has begun, if there are tools."""
-    prompt = wanted.prompt
+    if not isinstance(wanted.prompt, ChatPrompt):
+        return _Cutter()
+    names = frozenset(tool.name for tool in wanted.prompt.tools)
 
     def new_parser() -> CallParser | None:
         written = generation.tool_format
-        return parser_of(written, _call_id) if written else None
+        return parser_of(written, _call_id, names) if written else None
 
-    parallel = not isinstance(prompt, ChatPrompt) or prompt.choice.parallel
-    return _Cutter(new_parser, parallel=parallel)
+    return _Cutter(new_parser, parallel=wanted.prompt.choice.parallel)
 
 
 def _call_id() -> str:

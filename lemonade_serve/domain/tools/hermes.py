@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lemonade_serve.domain.tools.reader import Reader, Steps
+from lemonade_serve.domain.tools.reader import ClosedError, Reader, Steps
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 
@@ -10,6 +10,8 @@ OPEN, CLOSE = "<tool_call>", "</tool_call>"
 class HermesParser(Reader):
     """`<tool_call>{"name": …, "arguments": {…}}</tool_call>`, any number of them. Space around the
     marks is theirs; a closing mark may be missing."""
+
+    closing_mark = CLOSE
 
     def _opens(self, character: str) -> bool:
         return character == OPEN[0]
@@ -19,7 +21,11 @@ class HermesParser(Reader):
         yield from self._literal(OPEN)
         while True:
             yield from self._space()
-            yield from self._object_call(marked=True)
+            try:
+                yield from self._object_call(marked=True)
+            except ClosedError:
+                self._drop()
+                return
             if (yield from self._space()) != CLOSE[0]:
                 return
             yield from self._take()

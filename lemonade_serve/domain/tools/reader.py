@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
@@ -31,6 +31,10 @@ class NoCallError(Exception):
     """What is held is content after all."""
 
 
+class ClosedError(Exception):
+    """A mark closed the call in the middle of its arguments; it is what is held."""
+
+
 class _Call:
     """What is known of one that is being read."""
 
@@ -49,8 +53,14 @@ class Reader:
     Space around calls is nothing.
     """
 
-    def __init__(self, new_id: Callable[[], str]) -> None:
+    closing_mark = ""
+    """Ends a call wherever it stands, for a quote that was not escaped leaves all that follows in a
+    string. Models do not write it in their arguments."""
+
+    def __init__(self, new_id: Callable[[], str], names: Collection[str] = ()) -> None:
+        """`names` are those of the tools that there are: without a mark nothing else is a call."""
         self._new_id = new_id
+        self._names = names
         self._calls = 0
         self._said = False
         self._held: list[str] = []
@@ -137,6 +147,18 @@ class Reader:
         else:
             self._given.append(CallPart(index, arguments=text))
 
+    def _argue_but_mark(self) -> None:
+        """What is held is more of the arguments, but for an end that the closing mark begins with.
+        Raises ClosedError where all of the mark is there."""
+        text, mark = self._drop(), self.closing_mark
+        kept = next((n for n in range(len(mark), 0, -1) if text.endswith(mark[:n])), 0)
+        if sure := text[: len(text) - kept]:
+            self._argue(sure)
+        if kept:
+            self._held.append(mark[:kept])
+            if kept == len(mark):
+                raise ClosedError
+
     def _space(self) -> Steps[str]:
         """Takes all space; returns what is next."""
         while (character := (yield from self._peek())) in SPACE:
@@ -169,7 +191,8 @@ class Reader:
 
     def _value(self, *, argue: bool = False) -> Steps[str]:
         """Takes a JSON value, whose brackets match at least. Raises NoCallError where it breaks.
-        With `argue` it goes out as arguments while it is read."""
+        With `argue` it goes out as arguments while it is read, and ClosedError is raised at the
+        closing mark."""
         taken: list[str] = []
         closing: list[str] = []
         quoted = escaped = False
@@ -184,7 +207,7 @@ class Reader:
                 raise NoCallError
             taken.append((yield from self._take()))
             if argue:
-                self._argue(self._drop())
+                self._argue_but_mark()
             if escaped:
                 escaped = False
             elif quoted:
@@ -204,7 +227,7 @@ class Reader:
         it off, but not undo it.
 
         Without a mark that says so, only what looks like a call from its first key on is one, and
-        only with arguments.
+        only of a tool that there is, with arguments.
         """
         call = _Call(marked=marked)
         yield from self._literal("{")
@@ -234,7 +257,7 @@ class Reader:
         call.members += 1
         if key == "name" and not call.name:
             call.name = yield from self._string()
-            if not _NAME.fullmatch(call.name):
+            if not (_NAME.fullmatch(call.name) and (call.marked or call.name in self._names)):
                 raise NoCallError
         elif key in _ARGUMENTS and call.arguments is None:
             yield from self._arguments(call)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from lemonade_serve.domain.tools import CallPart, joined, parser_of
 
+TOOLS = ("f", "g", "h", "k")
 FORMATS = ("hermes", "llama3", "mistral", "mistral_args")
 WEATHER = '{"city": "Paris", "days": [1, {"a": "}"}], "quote": "\\"]}"}'
 
@@ -19,7 +20,7 @@ WEATHER = '{"city": "Paris", "days": [1, {"a": "}"}], "quote": "\\"]}"}'
 def read(tool_format: str, pieces: Sequence[str]) -> tuple[str, tuple[CallPart, ...]]:
     """All content, and whole calls."""
     counter = itertools.count()
-    parser = parser_of(tool_format, lambda: f"call_{next(counter)}")
+    parser = parser_of(tool_format, lambda: f"call_{next(counter)}", TOOLS)
     said = [one for piece in pieces for one in parser.push(piece)]
     said += parser.flush()
     content = "".join(one for one in said if isinstance(one, str))
@@ -95,6 +96,12 @@ class TestHermes:
         text = '<tool_call>{"name": "f", "arguments": {"a": [1}} and on'
         assert calls("hermes", text) == ("}} and on", [("f", '{"a": [1')])
 
+    def test_a_quote_that_was_not_escaped_ends_with_its_call(self) -> None:
+        broken = '{"q": "5" screen"}}\n'
+        text = f'<tool_call>{{"name": "f", "arguments": {broken}</tool_call>\n'
+        text += '<tool_call>{"name": "g", "arguments": {"a": "</b>"}}</tool_call>'
+        assert calls("hermes", text) == ("", [("f", broken), ("g", '{"a": "</b>"}')])
+
     def test_after_what_was_none_there_may_be_a_call(self) -> None:
         text = '<tool_call>no <tool_call>{"name": "f", "arguments": {}}</tool_call>'
         assert calls("hermes", text) == ("<tool_call>no", [("f", "{}")])
@@ -120,6 +127,7 @@ class TestLlama3:
             '<|python_tag|>search.call(query="x")',
             '{"answer": 42}',
             '{"name": "Ada", "age": 36}',
+            '{"name": "Ada", "parameters": {"age": 36}}',  # nor is there a tool of this name
             'Use {"name": "f", "parameters": {}}',
             "<|begin|>",
         ],
