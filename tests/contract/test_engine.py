@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from lemonade_serve import errors
-from lemonade_serve.protocol.messages import Load, ResolvedParams
+from lemonade_serve.protocol.messages import Guidance, Load, ResolvedParams, TextPrompt, Work
 from lemonade_serve.worker.engines import base
 from lemonade_serve.worker.engines.base import (
     Admitted,
@@ -23,7 +24,10 @@ from lemonade_serve.worker.engines.base import (
     Scored,
 )
 from lemonade_serve.worker.engines.opening import open_engine
+from lemonade_serve.worker.guidance import GrammarMask, Grammars
 from lemonade_serve.worker.sampler import Drawing, Mask
+from lemonade_serve.worker.vocabulary import Vocabulary
+from tests import checkpoints
 from tests.daemon import MODEL
 from tests.engines import FakeEngine
 
@@ -377,3 +381,80 @@ def test_a_sequence_released_while_its_prompt_is_scored_tells_no_more(engine: En
     engine.release(Id(1, 0))
     events = stepped(engine, lambda events: len(tokens(events, 2)) >= 3)
     assert scores(events, 1) == []
+
+
+MakeMask = Callable[[str], GrammarMask]
+EXPRESSION = r"(yes|no), [a-z]{2,5}\."
+
+
+@pytest.fixture(scope="module")
+def make_mask(cache_dir: Path) -> MakeMask:
+    """Compiles a regular expression, for the real model's vocabulary."""
+    directory = checkpoints.original(cache_dir)
+    grammars = Grammars(directory / "tokenizer.json", Vocabulary(directory).eos_ids)
+
+    def make(expression: str) -> GrammarMask:
+        guidance = Guidance("regex", expression)
+        (mask,) = grammars.masks(Work(TextPrompt("x"), ResolvedParams(), guidance=guidance))
+        return mask
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def decode(cache_dir: Path) -> Callable[[list[int]], str]:
+    return Vocabulary(checkpoints.original(cache_dir)).decode
+
+
+def guided(engine: Engine, masks: dict[int, GrammarMask]) -> dict[int, list[int]]:
+    """What the requests with these masks say until their grammars are over."""
+    said: dict[int, list[int]] = {request: [] for request in masks}
+    for _ in range(300):
+        if all(mask.over for mask in masks.values()):
+            return said
+        for event in engine.step().events:
+            if isinstance(event, Sampled) and event.id.request in masks:
+                said[event.id.request].append(event.draw.token)
+                if masks[event.id.request].over:
+                    engine.release(event.id)
+    raise AssertionError(f"a grammar came to no end: {said}")
+
+
+def test_guided_sequences_keep_to_their_grammars_beside_one_that_is_free(
+    engine: Engine, make_mask: MakeMask, decode: Callable[[list[int]], str]
+) -> None:
+    free = spoken(engine, OTHER, 6)
+    masks = {request: make_mask(EXPRESSION) for request in (1, 2)}
+    engine.start(group(1, PROMPT, mask=masks[1]))
+    engine.start(group(3, OTHER))
+    engine.start(group(2, OTHER, mask=masks[2], temperature=2.0, seed=1))
+    said = guided(engine, masks)
+    assert all(re.fullmatch(EXPRESSION, decode(tokens)) for tokens in said.values())
+    engine.release(Id(3, 0))
+    assert spoken(engine, OTHER, 6) == free
+
+
+def test_a_guided_sequence_says_the_same_alone_and_beside_others(
+    engine: Engine, make_mask: MakeMask
+) -> None:
+    alone = make_mask(EXPRESSION)
+    engine.start(group(1, PROMPT, mask=alone))
+    said = guided(engine, {1: alone})[1]
+    beside = make_mask(EXPRESSION)
+    engine.start(group(2, OTHER))
+    engine.start(group(1, PROMPT, mask=beside))
+    assert guided(engine, {1: beside})[1] == said
+
+
+def test_a_grammar_past_its_limits_ends_its_own_sequence(
+    engine: Engine, make_mask: MakeMask
+) -> None:
+    engine.start(group(1, PROMPT, mask=make_mask("(" * 12 + "a" + "{9,1000})" * 12)))
+    engine.start(group(2))
+    events = stepped(engine, lambda events: any(isinstance(event, Broken) for event in events))
+    (broken,) = (event for event in events if isinstance(event, Broken))
+    assert (broken.id, broken.code) == (Id(1, 0), errors.GenerationFailed.code)
+    assert "too complex" in broken.message
+    said = len(tokens(events, 2))
+    events += stepped(engine, lambda events: bool(tokens(events, 2)))
+    assert len(tokens(events, 2)) > said
