@@ -353,3 +353,18 @@ def test_a_schema_that_is_nested_too_deeply_is_refused_and_harms_nobody(
     response = ask(shared_daemon, max_tokens=16, response_format=json_schema(linked))
     assert response.status_code == 200
     assert shared_daemon.resident() == resident
+
+
+def test_what_takes_too_long_to_compile_ends_its_worker_and_no_more(
+    tmp_path: Path, cache_dir: Path
+) -> None:
+    settings = {
+        "LEMONADE_CACHE_DIR": str(cache_dir),
+        "LEMONADE_WORKER__GUIDANCE_TIMEOUT_S": "0.001",
+    }
+    with Daemon.start(tmp_path, settings) as daemon:
+        lost = ask(daemon, regex="a+")
+        assert lost.status_code == 500
+        assert lost.json()["error"]["code"] == "worker_lost"
+        assert answer(ask(daemon, max_tokens=4))[1] == "length"
+        assert "guidance_timeout_s" in (tmp_path / "daemon.log").read_text()

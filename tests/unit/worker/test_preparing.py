@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import queue
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,10 @@ from lemonade_serve.protocol.messages import (
     Generate,
     Guidance,
     Started,
+    Work,
 )
 from lemonade_serve.worker.guidance import MAX_GRAMMAR_BYTES
-from lemonade_serve.worker.preparing import Prepared
+from lemonade_serve.worker.preparing import Prepared, Preparing
 from tests.unit.worker.conftest import MakeVocabulary
 from tests.unit.worker.test_loop import (
     EOS,
@@ -251,3 +254,16 @@ def test_a_grammar_may_be_as_deep_as_it_may_be_long(
     events = talk("ok").run(guided(1, grammar, kind, max_length=4), generate(2))
     assert isinstance(of(1, events)[-1], Finished | Failed)
     assert text(of(2, events)) == "ok"
+
+
+def test_what_takes_too_long_is_given_up() -> None:
+    given_up = threading.Event()
+
+    def prepare(_: Work) -> tuple[()]:
+        assert given_up.wait(DEADLINE_S)
+        return ()
+
+    delivered: queue.SimpleQueue[Prepared] = queue.SimpleQueue()
+    preparing = Preparing(prepare, delivered.put, timeout_s=0.001, give_up=given_up.set)
+    preparing.enter(1, generate(1).work)
+    assert delivered.get(timeout=DEADLINE_S).failure is None
