@@ -113,7 +113,7 @@ async def give(
 class _Cutter:
     """Makes parts of what a Generation says. Tokens wait for the text that they end in, or the
     calls. `new_parser` is asked once a sequence has begun; None: all that it says is text. Unless
-    `parallel`, only the first call counts."""
+    `parallel`, only the first call counts, though a model that was not made to may write on."""
 
     def __init__(
         self,
