@@ -434,6 +434,35 @@ def test_guided_sequences_keep_to_their_grammars_beside_one_that_is_free(
     assert spoken(engine, OTHER, 6) == free
 
 
+def test_a_free_sequence_says_the_same_alone_and_beside_guided_ones(
+    engine: Engine, make_mask: MakeMask
+) -> None:
+    free = spoken(engine, OTHER, 12)
+    engine.start(group(1, PROMPT, mask=make_mask("[a-z ]+")))
+    engine.start(group(3, OTHER))
+    engine.start(group(2, OTHER, mask=make_mask("[0-9]+"), temperature=1.5, seed=1))
+    enough = lambda events: all(len(tokens(events, id)) >= 12 for id in (1, 2, 3))  # noqa: E731
+    events = stepped(engine, enough)
+    assert tokens(events, 3)[:12] == free
+
+
+def test_sequences_of_a_guided_group_have_a_way_each(
+    engine: Engine, make_mask: MakeMask, decode: Callable[[list[int]], str]
+) -> None:
+    expressions = ["[a-z]{8,}", "[0-9]{8,}", "[A-Z]{8,}"]
+    seeded = ResolvedParams(temperature=1.0, seed=3)
+    masks = [make_mask(expression) for expression in expressions]
+    sequences = [
+        base.Sequence(Id(1, index), Drawing(seeded, PROMPT, frozenset(), index=index, mask=mask))
+        for index, mask in enumerate(masks)
+    ]
+    engine.start(Group(list(PROMPT), NEW_TOKENS, sequences, None))
+    enough = lambda events: all(len(tokens(events, 1, i)) >= 8 for i in range(SLOTS))  # noqa: E731
+    events = stepped(engine, enough)
+    for index, expression in enumerate(expressions):
+        assert re.fullmatch(expression, decode(tokens(events, 1, index)))
+
+
 def test_a_guided_sequence_says_the_same_alone_and_beside_others(
     engine: Engine, make_mask: MakeMask
 ) -> None:

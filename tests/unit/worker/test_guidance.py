@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +12,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import AddedToken
 
 from lemonade_serve import errors
 from lemonade_serve.protocol.messages import Guidance, ResolvedParams, TextPrompt, Work
 from lemonade_serve.worker.guidance import MAX_GRAMMAR_BYTES, GrammarMask, Grammars
 from tests.unit.worker.vocabularies import BOS, byte_level, eos_of, id_of
 
+THOUGHT = "<thought>"
 TOKENIZER = byte_level()
+TOKENIZER.add_special_tokens([AddedToken(THOUGHT, special=True)])
 EOS, OTHER_EOS = eos_of(TOKENIZER), id_of(TOKENIZER, BOS)
 MakeMasks = Callable[..., tuple[GrammarMask, ...]]
 
@@ -82,6 +87,74 @@ def test_every_end_is_allowed_where_the_grammar_may_end_and_only_there(masks: Ma
     assert not mask.over
     mask.accept(OTHER_EOS)
     assert mask.over
+
+
+@pytest.mark.parametrize(
+    ("kind", "grammar", "whole"),
+    [
+        ("regex", "(ab)*|c{2,3}", "(ab)*|c{2,3}"),
+        ("lark", 'start: A "b" start?\nA: /[ac]/', "([ac]b)+"),
+        ("lark", 'start: "a" start "b" | "c"', "c|acb|aacbb"),
+        ("json_schema", '{"enum": [1, 12, -3]}', "1|12|-3"),
+        ("json_schema", '{"type": "array", "items": {"const": 1}}', r"\[(1(,1)*)?\]"),
+    ],
+)
+def test_all_short_texts_are_judged_as_an_expression_of_python_does(
+    masks: MakeMasks, kind: str, grammar: str, whole: str
+) -> None:
+    letters = "[1,]2-3" if kind == "json_schema" else "abc"
+    texts = ["".join(chosen) for n in range(5) for chosen in itertools.product(letters, repeat=n)]
+    judges = zip(texts, masks(grammar, kind, len(texts)), strict=True)
+    kept = {text for text, mask in judges if keeps_to(mask, text)}
+    assert kept == {text for text in texts if re.fullmatch(whole, text)}
+
+
+@pytest.mark.parametrize("end", [EOS, OTHER_EOS])
+@pytest.mark.parametrize(
+    ("kind", "grammar", "text"),
+    [
+        ("regex", "ab", "ab"),
+        ("lark", 'start: "a" "b"', "ab"),
+        ("json_schema", '{"type": "boolean"}', "true"),
+    ],
+)
+def test_a_grammar_of_any_kind_ends_by_itself_or_by_any_end(
+    masks: MakeMasks, kind: str, grammar: str, text: str, end: int
+) -> None:
+    (mask,) = masks(grammar, kind)
+    for token in tokens_of(text):
+        assert not mask.over
+        assert not allowed(mask) & {EOS, OTHER_EOS}
+        mask.accept(token)
+    assert mask.over
+    (longer,) = masks(f"({text})+")
+    say(longer, text)
+    assert not longer.over
+    longer.accept(end)
+    assert longer.over
+
+
+def test_a_token_of_several_letters_is_allowed_where_all_of_them_are(tmp_path: Path) -> None:
+    tokenizer = byte_level("ab", "abc", "bc", "aa")
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (mask,) = Grammars(tmp_path / "tokenizer.json", [eos_of(tokenizer)]).masks(
+        Work(TextPrompt("x"), ResolvedParams(), guidance=Guidance("regex", "abc?"))
+    )
+    assert allowed(mask) == {id_of(tokenizer, token) for token in ("a", "ab", "abc")}
+    mask.accept(id_of(tokenizer, "a"))
+    assert allowed(mask) == {id_of(tokenizer, token) for token in ("b", "bc")}
+    mask.accept(id_of(tokenizer, "bc"))
+    assert mask.over
+
+
+def test_tokens_that_are_no_text_are_none_of_a_grammar(masks: MakeMasks) -> None:
+    (mask,) = masks(r"(?s:.)*")
+    assert id_of(TOKENIZER, THOUGHT) not in allowed(mask)
+    say(mask, "<")
+    assert allowed(mask) >= set(tokens_of("<t"))
+    (other,) = masks(f'start: "a" {THOUGHT}', "lark")
+    say(other, "a")
+    assert allowed(other) == {id_of(TOKENIZER, THOUGHT)}
 
 
 def test_it_is_over_when_nothing_may_follow(masks: MakeMasks) -> None:

@@ -47,8 +47,11 @@ class PatientInbox(FiniteInbox):
     """Waits for what is being prepared before it ends the loop."""
 
     def __init__(self) -> None:
+        self._looks = 0
         self._outstanding = 0
         self.prepared: list[int] = []
+        self.when_empty: Callable[[], None] = lambda: None
+        """Happens whenever the loop is about to wait."""
 
     def put(
         self, item: Command | Prepared, block: bool = True, timeout: float | None = None
@@ -59,9 +62,17 @@ class PatientInbox(FiniteInbox):
             self.prepared.append(item.request)
         super().put(item)
 
+    def empty(self) -> bool:
+        self._looks += 1
+        assert self._looks < 1000, "the loop goes round and round, and takes nothing"
+        return super().empty()
+
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        self._looks = 0
         if not self._outstanding:
             return super().get(block, timeout)
+        if self.empty():
+            self.when_empty()
         item = super(FiniteInbox, self).get(timeout=DEADLINE_S)
         self._outstanding -= isinstance(item, Prepared)
         return item
@@ -169,6 +180,22 @@ def test_others_stream_while_a_request_is_prepared(
     assert text(of(1, events)) == "no"
 
 
+def test_a_loop_with_nothing_else_to_do_waits_for_what_is_prepared(
+    talk: Callable[..., Dialogue], tmp_path: Path
+) -> None:
+    dialogue = talk("no")
+    gate = Gate(dialogue, tmp_path)
+    waits = []
+
+    def wait() -> None:
+        waits.append((dialogue.engine.steps, dialogue.turns, len(dialogue.frames)))
+        gate.open()
+
+    dialogue.inbox.when_empty = wait
+    assert text(dialogue.run(guided(1, "no"))) == "no"
+    assert waits == [(0, 0, 0)]
+
+
 def test_a_request_that_is_cancelled_while_it_is_prepared_says_nothing(
     talk: Callable[..., Dialogue], tmp_path: Path
 ) -> None:
@@ -238,15 +265,30 @@ def schema_chain() -> str:
     return msgspec.json.encode(whole).decode()
 
 
+def nest(opening: str, kernel: str, closing: str) -> str:
+    depth = (MAX_GRAMMAR_BYTES - len(kernel) - len("start: ")) // len(opening + closing)
+    return opening * depth + kernel + closing * depth
+
+
 @pytest.mark.parametrize(
     ("kind", "grammar"),
     [
+        ("regex", nest("(", "a", ")")),
+        ("regex", nest("(?:a", "b", ")*")),
+        ("lark", "start: " + nest("(", '"a"', ")")),
+        ("lark", "start: " + nest('["a" ', '"b"', "]")),
+        ("json_schema", nest('{"items":', "{}", "}")),
+        ("json_schema", nest('{"anyOf":[', "{}", "]}")),
+        ("json_schema", '{"const":' + nest("[", "", "]")[9:-9] + "}"),
         ("lark", chain("{}: {}")),
         ("lark", chain('{}: "a" {} "b"')),
         ("lark", chain('{}: ("a" {})*', "R")),
         ("json_schema", schema_chain()),
     ],
-    ids=["rules", "brackets", "terminals", "references"],
+    ids=[
+        *("groups", "repeated", "parentheses", "optional", "items", "any of", "values"),
+        *("rules", "brackets", "terminals", "references"),
+    ],
 )
 def test_a_grammar_may_be_as_deep_as_it_may_be_long(
     talk: Callable[..., Dialogue], kind: str, grammar: str

@@ -8,11 +8,12 @@ EOS = "<eos>"
 BOS = "<bos>"
 
 
-def byte_level() -> Tokenizer:
-    """One token for each byte, as GPT-2 writes them, and a few that cut characters oddly."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {character: id for id, character in enumerate(alphabet)}
-    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+def byte_level(*words: str) -> Tokenizer:
+    """One token for each byte, as GPT-2 writes them, and words, each of one token that there is and
+    one letter more."""
+    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *words]
+    vocabulary = {token: id for id, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [(word[:-1], word[-1]) for word in words]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(BOS, special=True), AddedToken(EOS, special=True)])
