@@ -60,16 +60,17 @@ class Preparing:
         self._busy = bool(self._waiting)
         if self._busy:
             request, work = self._waiting.pop()
+            late = threading.Timer(self._timeout_s, self._give_up)
+            late.daemon = True
             try:
-                _start(self._run, request, work)
+                late.start()  # here, where stacks have their usual size
+                _start(lambda: self._run(request, work, late), request)
             except RuntimeError:  # the system has no thread for it, or no room for its stack
+                late.cancel()
                 failure = errors.NoCapacity("there is no thread to prepare this request in")
                 self._deliver(Prepared(request, work, failure=failure))
 
-    def _run(self, request: int, work: Work) -> None:
-        late = threading.Timer(self._timeout_s, self._give_up)
-        late.daemon = True
-        late.start()
+    def _run(self, request: int, work: Work, late: threading.Timer) -> None:
         try:
             prepared = Prepared(request, work, masks=self._prepare(work))
         except errors.LemonadeError as failure:
@@ -81,10 +82,10 @@ class Preparing:
         self._deliver(prepared)
 
 
-def _start(run: Callable[[int, Work], None], request: int, work: Work) -> None:
+def _start(run: Callable[[], None], request: int) -> None:
     usual = threading.stack_size(COMPILER_STACK_BYTES)
     try:
         name = f"preparing-{request}"
-        threading.Thread(target=run, args=(request, work), name=name, daemon=True).start()
+        threading.Thread(target=run, name=name, daemon=True).start()
     finally:
         threading.stack_size(usual)

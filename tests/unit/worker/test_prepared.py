@@ -203,6 +203,22 @@ def test_without_a_thread_there_is_no_capacity_until_there_is_one(
     assert kitchen.serve().failure is None
 
 
+def test_without_a_thread_for_the_watch_there_is_no_capacity_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def start(_: threading.Timer) -> None:
+        raise RuntimeError("can't start new thread")
+
+    kitchen = Kitchen()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Timer, "start", start)
+        kitchen.enter(1)
+        assert isinstance(kitchen.serve().failure, errors.NoCapacity)
+    kitchen.enter(2)
+    kitchen.door.set()
+    assert kitchen.serve().failure is None
+
+
 def test_threads_that_others_start_later_have_the_stack_they_had() -> None:
     usual = threading.stack_size(1 << 20)
     kitchen = Kitchen()
