@@ -1,12 +1,15 @@
-"""Daemons that a module's tests share."""
+"""Daemons that tests share, and who asks them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
+import openai
 import pytest
 
 from tests.acceptance.calls import unload
+from tests.acceptance.openai_clients import KEY, client_of
 from tests.daemon import Daemon
 from tests.gallery import TWIN, Gallery
 
@@ -28,6 +31,20 @@ def house(gallery: Gallery, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     }
     with Daemon.start(tmp_path_factory.mktemp("settled"), settings) as daemon:
         yield daemon
+
+
+@pytest.fixture(scope="session")
+def keyed(cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """Alice's alone, who has the `KEY`."""
+    settings = {"LEMONADE_CACHE_DIR": str(cache_dir), "LEMONADE_API_KEYS__ALICE": KEY}
+    with Daemon.start(tmp_path_factory.mktemp("keyed"), settings) as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def client(shared_daemon: Daemon) -> Iterator[openai.OpenAI]:
+    with client_of(shared_daemon) as client:
+        yield client
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import openai
 
 from tests.daemon import Daemon
 
+KEY = "a-key"
 HOW: dict[str, Any] = {"base_url": "http://daemon/v1", "api_key": "any", "max_retries": 0}
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import httpx
 import openai
 import pytest
 from openai.types import CompletionChoice
@@ -20,15 +19,6 @@ IDS = [504, 3575, 282, 4649, 314]
 TEXTS = ["Once upon a time", "🍋 ist", "The capital of France is"]
 GREEDY: dict[str, Any] = {"model": MODEL, "temperature": 0, "max_tokens": 4}
 LONG = "One, two, three, four, five, six, seven. " * 6
-
-
-@pytest.fixture
-def client(shared_daemon: Daemon) -> Iterator[openai.OpenAI]:
-    transport = httpx.HTTPTransport(uds=str(shared_daemon.socket))
-    with httpx.Client(transport=transport) as http:
-        yield openai.OpenAI(
-            base_url="http://daemon/v1", api_key="any", http_client=http, max_retries=0
-        )
 
 
 def logprobs(choice: CompletionChoice) -> list[tuple[str, float | None]]:

@@ -19,13 +19,13 @@ import httpx
 import pytest
 
 from tests.acceptance.calls import load
+from tests.acceptance.openai_clients import KEY
 from tests.daemon import MODEL, Daemon, eventually
 from tests.gallery import BASE, BENT, CUT, HUGE, PAIR, SHORT, TWIN, Gallery
 
 SPEC, OPENAI, ALIAS = "/api/v0/completions", "/v1/completions", "/api/v1/completions"
 CHATS = ["/v1/chat/completions", "/api/v1/chat/completions", "/api/v0/chat/completions"]
 DIALECTS = pytest.mark.parametrize("path", [SPEC, OPENAI])
-KEY = "a-key"
 
 
 class Row(NamedTuple):
@@ -78,13 +78,6 @@ def tight(gallery: Gallery, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         "LEMONADE_WORKER__SEQUENCE_SLOTS": "1",
     }
     with Daemon.start(tmp_path_factory.mktemp("tight"), settings) as daemon:
-        yield daemon
-
-
-@pytest.fixture(scope="module")
-def keyed(cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    settings = {"LEMONADE_CACHE_DIR": str(cache_dir), "LEMONADE_API_KEYS__ALICE": KEY}
-    with Daemon.start(tmp_path_factory.mktemp("keyed"), settings) as daemon:
         yield daemon
 
 

@@ -12,19 +12,12 @@ import openai
 import pytest
 
 from tests import checkpoints
-from tests.acceptance.openai_clients import HOW, async_client_of, client_of, free_port
+from tests.acceptance.openai_clients import HOW, KEY, async_client_of, client_of, free_port
 from tests.daemon import MODEL, Daemon, eventually
 from tests.gallery import BASE, CUT, HUGE, Gallery
 
-KEY = "alice's-key"
 HELLO: Any = [{"role": "user", "content": "Hello"}]
 ENDLESS: dict[str, Any] = {"max_tokens": 4000, "extra_body": {"ignore_eos": True}}
-
-
-@pytest.fixture
-def client(shared_daemon: Daemon) -> Iterator[openai.OpenAI]:
-    with client_of(shared_daemon) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +30,6 @@ def narrow(gallery: Gallery, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         "LEMONADE_WORKER__SEQUENCE_SLOTS": "1",
     }
     with Daemon.start(tmp_path_factory.mktemp("narrow"), settings) as daemon:
-        yield daemon
-
-
-@pytest.fixture(scope="module")
-def keyed(cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    settings = {"LEMONADE_CACHE_DIR": str(cache_dir), "LEMONADE_API_KEYS__ALICE": KEY}
-    with Daemon.start(tmp_path_factory.mktemp("keyed"), settings) as daemon:
         yield daemon
 
 

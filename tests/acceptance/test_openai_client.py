@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -14,15 +13,6 @@ import pytest
 from tests.daemon import MODEL, Daemon
 
 QUESTION = "In which city is the Eiffel Tower?"
-
-
-@pytest.fixture
-def client(shared_daemon: Daemon) -> Iterator[openai.OpenAI]:
-    transport = httpx.HTTPTransport(uds=str(shared_daemon.socket))
-    with httpx.Client(transport=transport) as http:
-        yield openai.OpenAI(
-            base_url="http://daemon/v1", api_key="any", http_client=http, max_retries=0
-        )
 
 
 def test_a_chat_is_answered(client: openai.OpenAI) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jsonschema
@@ -43,12 +43,6 @@ LOGPROBS: list[Any] = ["message.output_text.logprobs"]
 
 class Mood(pydantic.BaseModel):
     mood: Literal["good", "bad"]
-
-
-@pytest.fixture
-def client(shared_daemon: Daemon) -> Iterator[openai.OpenAI]:
-    with client_of(shared_daemon) as client:
-        yield client
 
 
 OPTIONS: list[dict[str, Any]] = [

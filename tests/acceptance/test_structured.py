@@ -6,7 +6,6 @@ import asyncio
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
@@ -24,15 +23,6 @@ from tests.daemon import MODEL, Daemon
 from tests.schemas import UNENFORCEABLE, Schema, random_schemas
 
 MAX_TOKENS = 600
-
-
-@pytest.fixture
-def client(shared_daemon: Daemon) -> Iterator[openai.OpenAI]:
-    transport = httpx.HTTPTransport(uds=str(shared_daemon.socket))
-    with httpx.Client(transport=transport) as http:
-        yield openai.OpenAI(
-            base_url="http://daemon/v1", api_key="any", http_client=http, max_retries=0
-        )
 
 
 @pytest.fixture(scope="session")

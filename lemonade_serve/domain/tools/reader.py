@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import suppress
 from typing import TypeVar
@@ -46,7 +47,7 @@ class _Call:
         self.begun = False
 
 
-class Reader:
+class Reader(ABC):
     """A CallParser, for who says where calls may open and how they are read.
 
     What is taken is held until it is clear what it is: `_say` makes content of it, `_drop` nothing.
@@ -79,13 +80,13 @@ class Reader:
             self._steps.send(END)
         return self._give()
 
+    @abstractmethod
     def _opens(self, character: str) -> bool:
         """Whether calls may begin with it here."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _read_calls(self) -> Steps[None]:
         """Takes calls, from what opens them on. Raises NoCallError at what cannot go on so."""
-        raise NotImplementedError
 
     def _read(self) -> Steps[None]:
         called = False
