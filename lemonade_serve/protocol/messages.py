@@ -200,11 +200,13 @@ class Started(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 class Logprob(msgspec.Struct, frozen=True, array_like=True):
     """A token, its bytes as the model means them, and the natural logarithm of its probability;
-    NaN for the first token of a prompt, which nothing comes before."""
+    NaN for the first token of a prompt, which nothing comes before. A `silent` one is a control
+    token: no text comes of it."""
 
     token: int
     text: bytes
     logprob: float
+    silent: bool = False
 
 
 class Echo(msgspec.Struct, frozen=True, tag=True, array_like=True):

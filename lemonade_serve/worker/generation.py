@@ -105,8 +105,10 @@ class Answer:
         if draw.logprob is None:
             return ()
         likely = ((draw.token, draw.logprob), *draw.top)
+        words = self._vocabulary
         return tuple(
-            Logprob(token, self._vocabulary.bytes_of(token), logprob) for token, logprob in likely
+            Logprob(token, words.bytes_of(token), logprob, words.is_silent(token))
+            for token, logprob in likely
         )
 
 

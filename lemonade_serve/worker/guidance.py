@@ -23,7 +23,7 @@ MAX_GRAMMAR_BYTES = 64 * 1024
 deeply, however rules refer to each other."""
 
 COMPILER_STACK_BYTES = 512 * 1024 * 1024
-"""For the thread that compiles: enough for the deepest grammars of `MAX_GRAMMAR_BYTES` that are known
+"""For the thread that compiles: enough for the deepest grammars of `MAX_GRAMMAR_BYTES` that we know
 (tests/unit/worker/test_preparing.py). Of address space; pages come when they are touched."""
 
 _MAX_LEXER_STATES = 25_000

@@ -15,7 +15,7 @@ at once. A multiple has as many states: 100,000 take half a second, ten times as
 (benchmarks/guidance.py)."""
 
 MAX_PATTERNS: Final = 12
-"""That may have to hold at once; each may double the work: 16 take 60 ms, 20 take 2 s and 230 MB."""
+"""That may have to hold at once; each may double the work: 16 take 60 ms, 20 take 2 s, 230 MB."""
 
 _NAMES = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
 _VALUES = frozenset({"enum", "const", "default", "examples", "required"})

@@ -130,6 +130,10 @@ class Vocabulary:
         text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)
         return text
 
+    def is_silent(self, token: int) -> bool:
+        """Whether it is a control token, which `decode` leaves out."""
+        return token in self._special
+
     def bytes_of(self, token: int) -> bytes:
         """What a token stands for, which may be half a character."""
         return self._bytes(self._tokenizer.id_to_token(token) or "")

@@ -72,6 +72,19 @@ class TestEcho:
         for token, offset in zip(told.tokens or [], told.text_offset or [], strict=True):
             assert choice.text[offset:].startswith(token)
 
+    def test_offsets_are_places_in_a_text_that_has_no_control_tokens(
+        self, client: openai.OpenAI
+    ) -> None:
+        control = 1  # <|im_start|>
+        prompt = [control, control, *IDS, control]
+        asked = {**GREEDY, "max_tokens": 0, "prompt": prompt, "echo": True}
+        (choice,) = client.completions.create(**asked, logprobs=1).choices
+        told = choice.logprobs
+        assert told is not None
+        assert choice.text == PROMPT
+        assert (told.text_offset or [])[:3] == [0, 0, 0]
+        assert (told.text_offset or [])[-1] == len(PROMPT)
+
     def test_nothing_is_generated_where_nothing_is_wanted(self, client: openai.OpenAI) -> None:
         """As lm-evaluation-harness asks for the likelihood of a text."""
         asked = {**GREEDY, "max_tokens": 0, "prompt": IDS, "echo": True}

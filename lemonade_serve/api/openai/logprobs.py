@@ -47,9 +47,11 @@ class TextLogprobs:
         )
 
     def _pass(self, token: Logprob) -> int:
-        """Where it begins. All tokens of one character begin where the character does."""
+        """Where it begins. All tokens of one character begin where the character does, and what
+        comes after a control token where that does."""
         begins = self._offset
-        self._offset += len(self._decoder.decode(token.text))
+        if not token.silent:
+            self._offset += len(self._decoder.decode(token.text))
         return begins
 
 

@@ -58,6 +58,15 @@ def test_a_completion_has_them_in_columns_with_the_drawn_one_among_the_likely() 
     assert logprobs.text_offset == [0, 1, 1]
 
 
+def test_a_control_token_has_no_room_in_the_text() -> None:
+    told = [(Logprob(0, b"<s>", math.nan, silent=True),), drawn(b"ab"), drawn(b"c")]
+    part = Part(0, "abc", told, "stop")
+    whole = CompletionWriter(include_usage=False).whole(generation(), [part])
+    logprobs = plain(whole)["choices"][0]["logprobs"]
+    assert logprobs["tokens"] == ["<s>", "ab", "c"]
+    assert logprobs["text_offset"] == [0, 0, 2]
+
+
 def test_offsets_go_on_over_the_parts_of_a_sequence() -> None:
     writer = CompletionWriter(include_usage=False)
     parts = [Part(0, "ab", [drawn(b"ab")]), Part(1, "x", [drawn(b"x")])]
