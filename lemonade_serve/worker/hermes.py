@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
-from lemonade_serve.protocol.messages import Message, Tool, ToolCall
+from lemonade_serve.protocol.messages import Message, Tool
+from lemonade_serve.worker.functions import arguments_of, described
 
 _INSTRUCTION = """\
 # Tools
@@ -60,24 +60,6 @@ def _instructed(messages: list[Message], tools: Sequence[Tool]) -> list[Message]
         both = f"{first.content}\n\n{instruction}"
         return [msgspec.structs.replace(first, content=both), *rest]
     return [Message("system", instruction), *messages]
-
-
-def described(tool: Tool) -> dict[str, Any]:
-    """As clients write it, and templates expect it."""
-    function: dict[str, Any] = {"name": tool.name}
-    if tool.description is not None:
-        function["description"] = tool.description
-    empty: dict[str, Any] = {"type": "object", "properties": {}}
-    function["parameters"] = empty if tool.parameters is None else json.loads(tool.parameters)
-    return {"type": "function", "function": function}
-
-
-def arguments_of(call: ToolCall) -> object:
-    """An object, as templates expect it; what is no JSON, as it is."""
-    try:
-        return json.loads(call.arguments)
-    except (ValueError, RecursionError):
-        return call.arguments
 
 
 def _json(value: object) -> str:

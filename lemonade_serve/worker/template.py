@@ -21,6 +21,7 @@ import msgspec
 from lemonade_serve import errors
 from lemonade_serve.protocol.messages import ChatPrompt, Message, Tool, ToolCall
 from lemonade_serve.worker import hermes
+from lemonade_serve.worker.functions import arguments_of, described
 
 MARKS = {
     "hermes": ("<tool_call>", "</tool_call>"),
@@ -89,7 +90,7 @@ class ChatTemplate:
                 {"documents": None, **kwargs},
                 messages=turns,
                 add_generation_prompt=True,
-                tools=[hermes.described(tool) for tool in tools] or None,
+                tools=[described(tool) for tool in tools] or None,
             )
         except _Refusal as error:
             raise errors.InvalidRequest(
@@ -142,7 +143,7 @@ def _turn(message: Message, source: _Source, tool_format: str) -> Turn:
 
 
 def _call(call: ToolCall, id: str) -> Turn:
-    function = {"name": call.name, "arguments": hermes.arguments_of(call)}
+    function = {"name": call.name, "arguments": arguments_of(call)}
     return {"id": id, "type": "function", "function": function}
 
 
