@@ -234,6 +234,7 @@ def test_bodies_are_those_of_the_package_and_nothing_else(http: httpx.Client) ->
         "tool_choice": "required",
         "parallel_tool_calls": False,
         "max_tokens": 100,
+        "temperature": 0,
         "logprobs": True,
     }
     whole = http.post("http://daemon/v1/chat/completions", json=body).json()
