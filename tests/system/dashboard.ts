@@ -56,7 +56,7 @@ interface Ours extends Omit<Dashboard, "annotations" | "panels" | "templating"> 
 type Json<T> = T extends string
   ? `${T}`
   : T extends number
-    ? number extends T ? number : `${T}` extends `${infer N extends number}` ? N : never
+    ? `${T}` extends `${infer N extends number}` ? N : never
     : T extends (infer U)[]
       ? Json<U>[]
       : T extends object
