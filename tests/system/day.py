@@ -56,6 +56,11 @@ class Day:
         self.hits: Counter[str] = Counter()
         self.misses: Counter[str] = Counter()
         self.usage: dict[str, list[Usage]] = {"a": [], "b": []}
+        self.stats: dict[str, dict[str, Any]] = {}
+        """What `/stats` says of each model in the end."""
+        self.memory_bytes = 0
+        """What the one model is charged for that is there in the end."""
+        self.budget_bytes = 0
         self.cut = 0
         """Streams of `a` that did not come to their end."""
         self.restarts = 0
@@ -81,8 +86,11 @@ class Day:
             self._ask("a", "completions")
         self._crowd()
         self._ask("b", "completions")
+        self._seen('lemonade_model_state{model="b", state="resident"}')
         self._unload()
         self._ask("a", "completions")
+        self._call("pin", model="a")
+        self._wanted("a")
         self._dusk()
 
     def _dawn(self) -> None:
@@ -97,8 +105,16 @@ class Day:
         told = sum(self.requests.values())
         query = self.stack.prometheus.instant
         eventually(lambda: [s.value for s in query("sum(lemonade_requests_total)")] == [told])
+        self._seen("lemonade_model_pinned")
         (seen,) = query("timestamp(lemonade_draining)")
         self.ended = seen.value
+        health = self._health()
+        (model,), (device,) = health["all_models_loaded"], health["devices"]
+        self.memory_bytes = model["memory_bytes"]
+        self.budget_bytes = device["memory_budget_bytes"]
+        for name in self.usage:
+            stats = self.stack.daemon.get("/api/v0/stats", params={"model": name})
+            self.stats[name] = stats.json()
 
     def _ask(self, model: str, endpoint: str, *, status: int = 200, **body: Any) -> None:
         """One request, and what comes of it where there is room for one model."""
@@ -171,10 +187,8 @@ class Day:
         with ThreadPoolExecutor(1) as threads:
             with self._story():
                 waiting = threads.submit(self._ask, "a", "completions")
-                query = self.stack.prometheus.instant
                 for what in ("running", "waiting"):
-                    seen = f'lemonade_requests_{what}{{model="a"}} == 1'
-                    eventually(lambda seen=seen: query(seen))
+                    self._seen(f'lemonade_requests_{what}{{model="a"}}')
                 for _ in range(REJECTED):
                     body = {"model": "a", "prompt": "Hi"}
                     answer = self.stack.daemon.post(PATHS["completions"], json=body)
@@ -184,21 +198,25 @@ class Day:
         self.requests["a", "completions", "cancelled"] += 1
 
     def _unload(self) -> None:
-        answer = self.stack.daemon.post("/api/v0/unload")
-        assert answer.status_code == 200, answer.text
+        self._call("unload")
         self.departures["b", "manual"] += 1
         self._resident = None
 
-    def _loaded(self) -> list[dict[str, Any]]:
-        health = self.stack.daemon.get("/api/v0/health").json()
-        models: list[dict[str, Any]] = health["all_models_loaded"]
-        return models
+    def _call(self, what: str, **body: str) -> None:
+        answer = self.stack.daemon.post(f"/api/v0/{what}", json=body)
+        assert answer.status_code == 200, answer.text
 
-    def memory_bytes(self) -> int:
-        """What the one model is charged for that is there in the end."""
-        (model,) = self._loaded()
-        size: int = model["memory_bytes"]
-        return size
+    def _seen(self, series: str) -> None:
+        """Prometheus sees a 1 there."""
+        eventually(lambda: self.stack.prometheus.instant(f"{series} == 1"))
+
+    def _health(self) -> dict[str, Any]:
+        health: dict[str, Any] = self.stack.daemon.get("/api/v0/health").json()
+        return health
+
+    def _loaded(self) -> list[dict[str, Any]]:
+        models: list[dict[str, Any]] = self._health()["all_models_loaded"]
+        return models
 
     def at_dusk(self, expression: str) -> list[Sample]:
         return self.stack.prometheus.instant(expression, self.ended)
