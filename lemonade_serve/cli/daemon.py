@@ -170,7 +170,7 @@ def _check_exposure(server: ServerSettings, *, keys: bool) -> None:
     if not server.allow_keyless:
         raise SettingsError(
             f"anyone who reaches {server.host} could use this server: set api_keys, listen on "
-            "127.0.0.1, or say --allow-keyless"
+            "127.0.0.1, or say --allow-keyless (LEMONADE_SERVER__ALLOW_KEYLESS=true)"
         )
     log.warning("keyless", host=server.host, advice="anyone who reaches this address is served")
 
