@@ -33,6 +33,7 @@ from lemonade_serve.domain.conversations import Conversations
 from lemonade_serve.domain.device import Budgets
 from lemonade_serve.domain.placement import Locator
 from lemonade_serve.domain.ports import Clock, JobRunner, Launcher, Observer
+from lemonade_serve.domain.readiness import Readiness
 from lemonade_serve.domain.residency.policy import Bounds
 from lemonade_serve.domain.residency.pool import Pool
 from lemonade_serve.domain.residents import Residents
@@ -61,11 +62,20 @@ class Application(NamedTuple):
     service: CompletionService
     pool: Pool
     conversations: Conversations
+    readiness: Readiness
     started: asyncio.Event
     """Set when a server has begun to run it."""
 
+    async def drain(self, timeout_s: float) -> bool:
+        """Take nothing new, and end what waits, for the daemon is shutting down; True when all that
+        runs has come to its end in time."""
+        self.readiness.draining = True
+        self.pool.drain()
+        self.service.give_up_waiting(errors.Draining())
+        return await self.asgi.idle(timeout_s)
+
     async def cut(self) -> None:
-        """End everything that runs or waits, for the daemon is shutting down."""
+        """End everything that still runs; returns when no worker is left."""
         self.service.abort(errors.Draining("the server is shutting down and could wait no longer"))
         await self.pool.close()
 
@@ -82,12 +92,13 @@ async def open_app(
     configure_logging(settings.log)
     room = budgets(settings.devices, read_memory().usable_bytes)
     clock = time.monotonic
+    readiness = Readiness()
     stats = StatsObserver()
     metrics = MetricsObserver(
         Sources(
             residency=lambda: (pool.slots(), pool.devices()),
             last=stats,
-            draining=lambda: access.draining,
+            draining=lambda: readiness.draining,
             clock=clock,
             wall=time.time,
         ),
@@ -133,6 +144,7 @@ async def open_app(
             settings,
             observer,
             started,
+            readiness,
             {
                 "service": service,
                 "residents": residents,
@@ -145,8 +157,8 @@ async def open_app(
         )
         await locator.checkpoints()
         await residents.restore_pins()
-        await open_until_the_end.enter_async_context(_preloading(residents, settings))
-        yield Application(access, service, pool, conversations, started)
+        await open_until_the_end.enter_async_context(_preloading(residents, settings, readiness))
+        yield Application(access, service, pool, conversations, readiness, started)
 
 
 def create_catalog(settings: Settings) -> DiskCatalog:
@@ -167,6 +179,7 @@ def _access(
     settings: Settings,
     observer: Observer,
     started: asyncio.Event,
+    readiness: Readiness,
     dependencies: Mapping[str, object],
 ) -> Access:
     """The HTTP side. `dependencies` is what handlers may ask for, by name."""
@@ -178,6 +191,7 @@ def _access(
             status_hold_s=settings.server.status_hold_s, keepalive_s=settings.server.keepalive_s
         ),
         "description": Description(keys=clients.known, open_to_all=open_to_all),
+        "readiness": readiness,
     }
 
     @asynccontextmanager
@@ -193,18 +207,14 @@ def _access(
             *openai_routes.routers,
             *responses_routes.routers,
         ],
-        dependencies={
-            **{name: _provide(thing) for name, thing in provided.items()},
-            "access": Provide(lambda: access, sync_to_thread=False),
-        },
+        dependencies={name: _provide(thing) for name, thing in provided.items()},
         exception_handlers={Exception: api_errors.respond},
         lifespan=[lifespan],
         openapi_config=None,
         request_max_body_size=settings.server.max_body_bytes,
         logging_config=None,
     )
-    access = Access(litestar, clients, open_to_all=open_to_all, observer=observer)
-    return access
+    return Access(litestar, clients, readiness, open_to_all=open_to_all, observer=observer)
 
 
 def _provide(thing: object) -> Provide:
@@ -261,13 +271,16 @@ async def _expiring(conversations: Conversations, clock: Clock) -> AsyncGenerato
 
 
 @asynccontextmanager
-async def _preloading(residents: Residents, settings: Settings) -> AsyncGenerator[None]:
-    """Load what is pinned or named, while requests are answered already."""
+async def _preloading(
+    residents: Residents, settings: Settings, readiness: Readiness
+) -> AsyncGenerator[None]:
+    """Load what is pinned or named, while requests are answered already; then it has started."""
 
     def failed(model: str, error: errors.LemonadeError) -> None:
         log.warning("preload_failed", model=model, code=error.code, reason=error.message)
 
     def ended(preload: asyncio.Task[None]) -> None:
+        readiness.starting = False
         if not preload.cancelled() and (error := preload.exception()):
             log.error("preload_broke", exc_info=error)
 

@@ -16,7 +16,8 @@ LemonadeError
 │       ├── SlotsPinned         all that could make room is pinned
 │       ├── NoCapacity          no room, and none in time
 │       ├── StoreUnavailable    what must be kept cannot be
-│       └── Draining            the daemon is shutting down
+│       ├── Draining            the daemon is shutting down
+│       └── NotReady            it starts, or has no device; only probes are told
 ├── ModelLoadError              the worker could not load the checkpoint
 ├── GenerationFailed            the engine failed in mid-request
 ├── WorkerLost                  the worker process died
@@ -140,6 +141,13 @@ class Draining(Unavailable):
     """The server is shutting down."""
 
     code = "draining"
+    retry_after_s = 5
+
+
+class NotReady(Unavailable):
+    """The server is not ready."""
+
+    code = "not_ready"
     retry_after_s = 5
 
 

@@ -71,7 +71,7 @@ class Residents:
         self, models: Iterable[str], failed: Callable[[str, errors.LemonadeError], None]
     ) -> None:
         """Load what is pinned and then `models`, one after the other. One that cannot be loaded
-        is told to `failed`, and the rest go on."""
+        is told to `failed`, and the rest go on, unless the daemon is shutting down."""
         pinned = [
             Placement(model=pin.model, device=pin.device, dtype=pin.dtype)
             for pin in sorted(self._pool.pins)
@@ -79,6 +79,8 @@ class Residents:
         for placement in [*pinned, *(Placement(model=name) for name in models)]:
             try:
                 await self.load(placement)
+            except errors.Draining:
+                return
             except errors.LemonadeError as error:
                 failed(placement.model or "", error)
 

@@ -47,8 +47,9 @@ class Server(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """A stream's HTTP status waits so long for the first token, so that errors can be honest."""
     keepalive_s: Annotated[float, Meta(gt=0, le=10)] = 5.0
     """The longest silence on a stream before a comment is sent."""
-    drain_timeout_s: Seconds = 30.0
-    """After SIGTERM, requests that still run get so long to finish."""
+    drain_timeout_s: Seconds = 7.0
+    """After SIGTERM, requests that still run get so long to finish. With `worker.stop_timeout_s`
+    and a second, the process is gone: before Docker's ten seconds, by default."""
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -122,7 +123,7 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     end it; the requests that it serves fail."""
     handshake_timeout_s: Seconds = 30.0
     load_timeout_s: Seconds = 600.0
-    stop_timeout_s: Seconds = 5.0
+    stop_timeout_s: Seconds = 1.5
     """A worker that was asked to stop is killed after this."""
 
 

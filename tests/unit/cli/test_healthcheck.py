@@ -1,4 +1,4 @@
-"""`lemonade-serve healthcheck`: one line and an exit code, for whoever restarts what is not well."""
+"""`lemonade-serve healthcheck`: a line and an exit code, for whoever restarts what is not well."""
 
 from __future__ import annotations
 
