@@ -9,7 +9,7 @@ from litestar import MediaType, Request, Response, get
 
 from lemonade_serve import errors
 from lemonade_serve.api.access import METRICS
-from lemonade_serve.api.deps import Gate, Scrape
+from lemonade_serve.api.deps import Finder, Gate, Scrape
 from lemonade_serve.api.schema.told import NOTHING, READY, SCRAPE, told
 
 
@@ -30,10 +30,12 @@ def live() -> Probe:
 
 
 @get("/readyz", operation_id="readyz", opt=told(READY), tags=["System"], sync_to_thread=False)
-def readyz(access: Gate) -> Probe:
-    """New requests are taken; 503 while draining."""
+def readyz(access: Gate, locator: Finder) -> Probe:
+    """New requests are taken; 503 while draining, and where no device can serve."""
     if access.draining:
         raise errors.Draining
+    if said := locator.lacking():
+        raise errors.NoDevice("; ".join(said))
     return Probe()
 
 
