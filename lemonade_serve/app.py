@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, NamedTuple
 
+import msgspec
 import structlog
 from litestar import Litestar
 from litestar.di import Provide
@@ -26,11 +27,11 @@ from lemonade_serve.api.v0 import routes as v0_routes
 from lemonade_serve.devices.budgets import budgets
 from lemonade_serve.devices.cpus import read_cpus
 from lemonade_serve.devices.memory import read_memory
-from lemonade_serve.devices.providers import same
+from lemonade_serve.devices.providers import CPU
+from lemonade_serve.devices.survey import Survey, survey
 from lemonade_serve.domain.clients import ClientParams
 from lemonade_serve.domain.completion import CompletionService, Turns
 from lemonade_serve.domain.conversations import Conversations
-from lemonade_serve.domain.device import Budgets
 from lemonade_serve.domain.placement import Locator
 from lemonade_serve.domain.ports import Clock, JobRunner, Launcher, Observer
 from lemonade_serve.domain.readiness import Readiness
@@ -90,9 +91,11 @@ async def open_app(
     a database is newer than this program, no device is left.
     """
     configure_logging(settings.log)
-    room = budgets(settings.devices, read_memory().usable_bytes)
+    looked = await survey(settings.devices)
+    _tell(looked)
+    unusable = looked.unusable
+    room = budgets(settings.devices, read_memory().usable_bytes, unusable=unusable)
     clock = time.monotonic
-    readiness = Readiness()
     stats = StatsObserver()
     metrics = MetricsObserver(
         Sources(
@@ -110,7 +113,7 @@ async def open_app(
         state = open_until_the_end.enter_context(StateDirectory(settings.state_path))
         store = await open_until_the_end.enter_async_context(open_params_store(settings))
         pool = Pool(
-            launcher or open_until_the_end.enter_context(_launcher(settings, room, observer)),
+            launcher or open_until_the_end.enter_context(_launcher(settings, looked, observer)),
             observer,
             budgets=room,
             bounds=_bounds(settings),
@@ -118,8 +121,13 @@ async def open_app(
         )
         open_until_the_end.push_async_callback(pool.close)
         locator = Locator(
-            create_catalog(settings), pool, observer, default_model=settings.default_model
+            create_catalog(settings),
+            pool,
+            observer,
+            default_model=settings.default_model,
+            unusable=unusable,
         )
+        readiness = Readiness(locator.lacking)
         params = ClientParams(store, settings.parameters)
         residents = Residents(locator, pool, FilePinStore(state.path / "pins.json"))
         service = CompletionService(
@@ -224,11 +232,23 @@ def _provide(thing: object) -> Provide:
     return Provide(provided, sync_to_thread=False)
 
 
-def _launcher(settings: Settings, room: Budgets, observer: Observer) -> ProcessLauncher:
-    providers = {device: one.execution_provider for device, one in room.items()}
+def _tell(looked: Survey) -> None:
+    """A line for each device."""
+    for device, why in looked.unusable.items():
+        log.warning("device_unusable", device=device.value, **msgspec.structs.asdict(why))
+    for device, finding in looked.findings.items():
+        if device not in looked.unusable:
+            name = looked.providers[device].name
+            log.info(
+                "device_usable", device=device.value, execution_provider=name, found=finding.said
+            )
+
+
+def _launcher(settings: Settings, looked: Survey, observer: Observer) -> ProcessLauncher:
+    providers = looked.providers
     cpus = read_cpus().usable
     threads = settings.worker.threads or cpus
-    apart = [device for device, provider in providers.items() if not same(provider, "cpu")]
+    apart = [device for device, provider in providers.items() if provider.hardware != CPU]
     return ProcessLauncher(
         settings.worker,
         threads=threads,

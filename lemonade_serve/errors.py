@@ -15,6 +15,7 @@ LemonadeError
 │   └── Unavailable             the server cannot take it now
 │       ├── SlotsPinned         all that could make room is pinned
 │       ├── NoCapacity          no room, and none in time
+│       ├── NoDevice            no device is left to run models on
 │       ├── StoreUnavailable    what must be kept cannot be
 │       ├── Draining            the daemon is shutting down
 │       └── NotReady            it starts, or has no device; only probes are told
@@ -128,6 +129,13 @@ class NoCapacity(Unavailable):
 
     code = "no_capacity"
     retry_after_s = 5
+
+
+class NoDevice(Unavailable):
+    """There is no device to run models on."""
+
+    code = "no_device"
+    retry_after_s = 60
 
 
 class StoreUnavailable(Unavailable):

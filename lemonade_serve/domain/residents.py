@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import msgspec
 
 from lemonade_serve import errors
 from lemonade_serve.domain import device as devices
-from lemonade_serve.domain.device import Device
+from lemonade_serve.domain.device import Device, Unusable
 from lemonade_serve.domain.placement import Locator, Placement
 from lemonade_serve.domain.ports import Pin, PinStore
 from lemonade_serve.domain.residency.pool import Pool
@@ -92,6 +92,10 @@ class Residents:
         """What this machine has, the preferred device first."""
         return self._pool.devices()
 
+    def unusable_devices(self) -> Mapping[Device, Unusable]:
+        """What it should have by its settings, and cannot use."""
+        return self._locator.unusable
+
     @asynccontextmanager
     async def _leased(self, placement: Placement) -> AsyncGenerator[SlotView]:
         info, where = await self._locator.locate(placement)
@@ -107,7 +111,7 @@ class Residents:
         self._pool.pin(pins)
 
     def _only(self, device: str | None) -> Device | None:
-        """The device that is named; None for any. Raises DeviceUnavailable."""
+        """The device that is named; None for any. Raises DeviceUnavailable, NoDevice."""
         if device in (None, devices.HYBRID):
             return None
-        return devices.candidates(str(device), self._pool.available)[0]
+        return self._locator.candidates(str(device))[0]

@@ -206,6 +206,7 @@ async def test_health_of_an_empty_house(open_house: Open) -> None:
                     "memory_used_bytes": 0,
                 }
             ],
+            "unusable_devices": [],
             "max_models": {"cpu": 4},
             "version": __version__,
         }
