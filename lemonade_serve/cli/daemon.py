@@ -25,6 +25,7 @@ from lemonade_serve.cli import notify
 from lemonade_serve.errors import SettingsError
 from lemonade_serve.settings import Server as ServerSettings
 from lemonade_serve.settings import Settings, read_api_keys
+from lemonade_serve.telemetry.logging import configure_logging
 
 log = structlog.get_logger()
 
@@ -43,6 +44,7 @@ async def run_daemon(
     `when_ready` runs as soon as the daemon answers, and says whether it shall go on. Raises
     SettingsError when the daemon may not, or cannot, listen where the settings say.
     """
+    configure_logging(settings.log)  # before the first line: a logger keeps how it began
     check_listening(settings)
     wait_without_threads()
     signals = _Signals(longest_end_s(settings))
