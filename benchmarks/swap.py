@@ -24,7 +24,7 @@ from benchmarks.daemon import Client, daemon, new_prompt, shelf
 from benchmarks.result import cores, find_checkpoint, parser, quartiles, save, spread
 from lemonade_serve.domain.checkpoint import CheckpointInfo
 from lemonade_serve.domain.clients import ClientParams
-from lemonade_serve.domain.device import Device, DeviceBudget
+from lemonade_serve.domain.device import Device, DeviceBudget, ExecutionProvider
 from lemonade_serve.domain.residency.policy import Bounds
 from lemonade_serve.domain.residency.pool import Pool
 from lemonade_serve.runtime.lanes import Lanes
@@ -80,7 +80,7 @@ async def pass_through(
         Worker(),
         threads=threads,
         lanes=Lanes(cpus=threads, threads=threads),
-        execution_providers={Device.CPU: _BUDGET.execution_provider},
+        execution_providers={Device.CPU: ExecutionProvider(name="cpu", hardware="cpu")},
         observer=Observers(),
     )
     pool = Pool(

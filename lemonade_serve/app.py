@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, NamedTuple
 
+import msgspec
 import structlog
 from litestar import Litestar
 from litestar.di import Provide
@@ -26,13 +27,14 @@ from lemonade_serve.api.v0 import routes as v0_routes
 from lemonade_serve.devices.budgets import budgets
 from lemonade_serve.devices.cpus import read_cpus
 from lemonade_serve.devices.memory import read_memory
-from lemonade_serve.devices.providers import same
+from lemonade_serve.devices.providers import CPU
+from lemonade_serve.devices.survey import Survey, survey
 from lemonade_serve.domain.clients import ClientParams
 from lemonade_serve.domain.completion import CompletionService, Turns
 from lemonade_serve.domain.conversations import Conversations
-from lemonade_serve.domain.device import Budgets
 from lemonade_serve.domain.placement import Locator
 from lemonade_serve.domain.ports import Clock, JobRunner, Launcher, Observer
+from lemonade_serve.domain.readiness import Readiness
 from lemonade_serve.domain.residency.policy import Bounds
 from lemonade_serve.domain.residency.pool import Pool
 from lemonade_serve.domain.residents import Residents
@@ -61,11 +63,20 @@ class Application(NamedTuple):
     service: CompletionService
     pool: Pool
     conversations: Conversations
+    readiness: Readiness
     started: asyncio.Event
     """Set when a server has begun to run it."""
 
+    async def drain(self, timeout_s: float) -> bool:
+        """Take nothing new, and end what waits, for the daemon is shutting down; True when all that
+        runs has come to its end in time."""
+        self.readiness.draining = True
+        self.pool.drain()
+        self.service.give_up_waiting(errors.Draining())
+        return await self.asgi.idle(timeout_s)
+
     async def cut(self) -> None:
-        """End everything that runs or waits, for the daemon is shutting down."""
+        """End everything that still runs; returns when no worker is left."""
         self.service.abort(errors.Draining("the server is shutting down and could wait no longer"))
         await self.pool.close()
 
@@ -80,14 +91,17 @@ async def open_app(
     a database is newer than this program, no device is left.
     """
     configure_logging(settings.log)
-    room = budgets(settings.devices, read_memory().usable_bytes)
+    looked = await survey(settings.devices)
+    _tell(looked)
+    unusable = looked.unusable
+    room = budgets(settings.devices, read_memory().usable_bytes, unusable=unusable)
     clock = time.monotonic
     stats = StatsObserver()
     metrics = MetricsObserver(
         Sources(
             residency=lambda: (pool.slots(), pool.devices()),
             last=stats,
-            draining=lambda: access.draining,
+            draining=lambda: readiness.draining,
             clock=clock,
             wall=time.time,
         ),
@@ -99,7 +113,7 @@ async def open_app(
         state = open_until_the_end.enter_context(StateDirectory(settings.state_path))
         store = await open_until_the_end.enter_async_context(open_params_store(settings))
         pool = Pool(
-            launcher or open_until_the_end.enter_context(_launcher(settings, room, observer)),
+            launcher or open_until_the_end.enter_context(_launcher(settings, looked, observer)),
             observer,
             budgets=room,
             bounds=_bounds(settings),
@@ -107,8 +121,13 @@ async def open_app(
         )
         open_until_the_end.push_async_callback(pool.close)
         locator = Locator(
-            create_catalog(settings), pool, observer, default_model=settings.default_model
+            create_catalog(settings),
+            pool,
+            observer,
+            default_model=settings.default_model,
+            unusable=unusable,
         )
+        readiness = Readiness(locator.lacking)
         params = ClientParams(store, settings.parameters)
         residents = Residents(locator, pool, FilePinStore(state.path / "pins.json"))
         service = CompletionService(
@@ -133,6 +152,7 @@ async def open_app(
             settings,
             observer,
             started,
+            readiness,
             {
                 "service": service,
                 "residents": residents,
@@ -145,8 +165,8 @@ async def open_app(
         )
         await locator.checkpoints()
         await residents.restore_pins()
-        await open_until_the_end.enter_async_context(_preloading(residents, settings))
-        yield Application(access, service, pool, conversations, started)
+        await open_until_the_end.enter_async_context(_preloading(residents, settings, readiness))
+        yield Application(access, service, pool, conversations, readiness, started)
 
 
 def create_catalog(settings: Settings) -> DiskCatalog:
@@ -167,6 +187,7 @@ def _access(
     settings: Settings,
     observer: Observer,
     started: asyncio.Event,
+    readiness: Readiness,
     dependencies: Mapping[str, object],
 ) -> Access:
     """The HTTP side. `dependencies` is what handlers may ask for, by name."""
@@ -178,6 +199,7 @@ def _access(
             status_hold_s=settings.server.status_hold_s, keepalive_s=settings.server.keepalive_s
         ),
         "description": Description(keys=clients.known, open_to_all=open_to_all),
+        "readiness": readiness,
     }
 
     @asynccontextmanager
@@ -193,18 +215,14 @@ def _access(
             *openai_routes.routers,
             *responses_routes.routers,
         ],
-        dependencies={
-            **{name: _provide(thing) for name, thing in provided.items()},
-            "access": Provide(lambda: access, sync_to_thread=False),
-        },
+        dependencies={name: _provide(thing) for name, thing in provided.items()},
         exception_handlers={Exception: api_errors.respond},
         lifespan=[lifespan],
         openapi_config=None,
         request_max_body_size=settings.server.max_body_bytes,
         logging_config=None,
     )
-    access = Access(litestar, clients, open_to_all=open_to_all, observer=observer)
-    return access
+    return Access(litestar, clients, readiness, open_to_all=open_to_all, observer=observer)
 
 
 def _provide(thing: object) -> Provide:
@@ -214,11 +232,23 @@ def _provide(thing: object) -> Provide:
     return Provide(provided, sync_to_thread=False)
 
 
-def _launcher(settings: Settings, room: Budgets, observer: Observer) -> ProcessLauncher:
-    providers = {device: one.execution_provider for device, one in room.items()}
+def _tell(looked: Survey) -> None:
+    """A line for each device."""
+    for device, why in looked.unusable.items():
+        log.warning("device_unusable", device=device.value, **msgspec.structs.asdict(why))
+    for device, finding in looked.findings.items():
+        if device not in looked.unusable:
+            name = looked.providers[device].name
+            log.info(
+                "device_usable", device=device.value, execution_provider=name, found=finding.said
+            )
+
+
+def _launcher(settings: Settings, looked: Survey, observer: Observer) -> ProcessLauncher:
+    providers = looked.providers
     cpus = read_cpus().usable
     threads = settings.worker.threads or cpus
-    apart = [device for device, provider in providers.items() if not same(provider, "cpu")]
+    apart = [device for device, provider in providers.items() if provider.hardware != CPU]
     return ProcessLauncher(
         settings.worker,
         threads=threads,
@@ -261,13 +291,16 @@ async def _expiring(conversations: Conversations, clock: Clock) -> AsyncGenerato
 
 
 @asynccontextmanager
-async def _preloading(residents: Residents, settings: Settings) -> AsyncGenerator[None]:
-    """Load what is pinned or named, while requests are answered already."""
+async def _preloading(
+    residents: Residents, settings: Settings, readiness: Readiness
+) -> AsyncGenerator[None]:
+    """Load what is pinned or named, while requests are answered already; then it has started."""
 
     def failed(model: str, error: errors.LemonadeError) -> None:
         log.warning("preload_failed", model=model, code=error.code, reason=error.message)
 
     def ended(preload: asyncio.Task[None]) -> None:
+        readiness.starting = False
         if not preload.cancelled() and (error := preload.exception()):
             log.error("preload_broke", exc_info=error)
 

@@ -15,8 +15,10 @@ LemonadeError
 │   └── Unavailable             the server cannot take it now
 │       ├── SlotsPinned         all that could make room is pinned
 │       ├── NoCapacity          no room, and none in time
+│       ├── NoDevice            no device is left to run models on
 │       ├── StoreUnavailable    what must be kept cannot be
-│       └── Draining            the daemon is shutting down
+│       ├── Draining            the daemon is shutting down
+│       └── NotReady            it starts, or has no device; only probes are told
 ├── ModelLoadError              the worker could not load the checkpoint
 ├── GenerationFailed            the engine failed in mid-request
 ├── WorkerLost                  the worker process died
@@ -129,6 +131,13 @@ class NoCapacity(Unavailable):
     retry_after_s = 5
 
 
+class NoDevice(Unavailable):
+    """There is no device to run models on."""
+
+    code = "no_device"
+    retry_after_s = 60
+
+
 class StoreUnavailable(Unavailable):
     """What must be kept cannot be read or written now."""
 
@@ -140,6 +149,13 @@ class Draining(Unavailable):
     """The server is shutting down."""
 
     code = "draining"
+    retry_after_s = 5
+
+
+class NotReady(Unavailable):
+    """The server is not ready."""
+
+    code = "not_ready"
     retry_after_s = 5
 
 

@@ -7,6 +7,7 @@ import asyncio
 import re
 import secrets
 import time
+from collections.abc import Iterator
 from typing import Any, cast
 
 import msgspec
@@ -20,6 +21,7 @@ from lemonade_serve.api.errors import show
 from lemonade_serve.domain.completion import Generation
 from lemonade_serve.domain.events import RequestRefused
 from lemonade_serve.domain.ports import Clock, Observer
+from lemonade_serve.domain.readiness import Readiness
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 PROBES = frozenset({"/livez", "/live", "/readyz"})
@@ -75,12 +77,14 @@ def exchange_of(scope: Scope) -> Exchange:
 
 
 class Access:
-    """ASGI middleware around the application. `drain` closes the gate and waits."""
+    """ASGI middleware around the application. While `readiness` says draining, new requests are
+    refused, and connections are closed after their answer."""
 
     def __init__(
         self,
         app: ASGIApp,
         clients: Clients,
+        readiness: Readiness,
         *,
         open_to_all: frozenset[str] = PROBES,
         observer: Observer | None = None,
@@ -88,17 +92,16 @@ class Access:
     ) -> None:
         self._app = app
         self._clients = clients
+        self._readiness = readiness
         self._open = open_to_all
         self._observer = observer
         self._clock = clock
         self.in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        self.draining = False
 
-    async def drain(self, timeout_s: float) -> bool:
-        """Refuse new requests from now on; True when all running ones are answered in time."""
-        self.draining = True
+    async def idle(self, timeout_s: float) -> bool:
+        """True when all running requests are answered in time."""
         try:
             await asyncio.wait_for(self._idle.wait(), timeout_s)
         except TimeoutError:
@@ -115,8 +118,7 @@ class Access:
         async def labelled(message: Message) -> None:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
-                label = (b"x-request-id", exchange.request_id.encode())
-                message["headers"] = [*message["headers"], label]
+                message["headers"] = [*message["headers"], *self._labels(scope, exchange)]
             await send(message)
 
         if scope["path"] in PROBES or scope["path"] == METRICS:
@@ -133,6 +135,11 @@ class Access:
                     self._idle.set()
                 self._report(scope, exchange)
 
+    def _labels(self, scope: HTTPScope, exchange: Exchange) -> Iterator[tuple[bytes, bytes]]:
+        yield b"x-request-id", exchange.request_id.encode()
+        if self._readiness.draining and scope["http_version"].startswith("1"):
+            yield b"connection", b"close"  # the next request is for somebody else
+
     async def _answer(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         try:
             self._admit(scope)
@@ -147,7 +154,7 @@ class Access:
         path = scope["path"]
         if path in PROBES:
             return
-        if self.draining and path != METRICS:
+        if self._readiness.draining and path != METRICS:
             raise errors.Draining
         if _header(scope, b"sec-fetch-site") == "cross-site":
             raise errors.NotAllowed("a web page of another site may not use this server")

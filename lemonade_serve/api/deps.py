@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 from litestar.di import NamedDependency
 
-from lemonade_serve.api.access import Access
 from lemonade_serve.api.answer import StreamBounds
 from lemonade_serve.domain.clients import ClientParams
 from lemonade_serve.domain.completion import CompletionService
 from lemonade_serve.domain.conversations import Conversations
 from lemonade_serve.domain.events import RequestFinished
 from lemonade_serve.domain.placement import Locator
+from lemonade_serve.domain.readiness import Readiness
 from lemonade_serve.domain.residents import Residents
 
 # A Protocol would not do here: Litestar checks a dependency with isinstance.
@@ -20,7 +20,7 @@ Service = NamedDependency[CompletionService]
 Resident = NamedDependency[Residents]
 Finder = NamedDependency[Locator]
 Bounds = NamedDependency[StreamBounds]
-Gate = NamedDependency[Access]
+Ready = NamedDependency[Readiness]
 Params = NamedDependency[ClientParams]
 Kept = NamedDependency[Conversations]
 LastRequest = NamedDependency[Callable[[str | None], RequestFinished | None]]

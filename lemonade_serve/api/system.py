@@ -7,9 +7,8 @@ from typing import Any, Literal
 import msgspec
 from litestar import MediaType, Request, Response, get
 
-from lemonade_serve import errors
 from lemonade_serve.api.access import METRICS
-from lemonade_serve.api.deps import Gate, Scrape
+from lemonade_serve.api.deps import Ready, Scrape
 from lemonade_serve.api.schema.told import NOTHING, READY, SCRAPE, told
 
 
@@ -30,10 +29,10 @@ def live() -> Probe:
 
 
 @get("/readyz", operation_id="readyz", opt=told(READY), tags=["System"], sync_to_thread=False)
-def readyz(access: Gate) -> Probe:
-    """New requests are taken; 503 while draining."""
-    if access.draining:
-        raise errors.Draining
+def readyz(readiness: Ready) -> Probe:
+    """New requests are wanted; 503, with the reason, while the models of the start load, while
+    draining and with no device left."""
+    readiness.check()
     return Probe()
 
 

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,15 +21,19 @@ from granian.server.embed import Server
 
 from lemonade_serve import __version__
 from lemonade_serve.app import Application, open_app
+from lemonade_serve.cli import notify
 from lemonade_serve.errors import SettingsError
 from lemonade_serve.settings import Server as ServerSettings
 from lemonade_serve.settings import Settings, read_api_keys
+from lemonade_serve.telemetry.logging import configure_logging
 
 log = structlog.get_logger()
 
 _LOOPBACK = "127.0.0.1"
-_FAREWELL_S = 2.0
-"""How long clients get to read the error event that ends their stream at the drain's deadline."""
+_PARTING_S = 0.3
+"""For connections that are open still when all has been said."""
+_LAST_S = 1.0
+"""For what is left to do when the workers are gone: the server, the database, the process."""
 
 
 async def run_daemon(
@@ -39,11 +44,45 @@ async def run_daemon(
     `when_ready` runs as soon as the daemon answers, and says whether it shall go on. Raises
     SettingsError when the daemon may not, or cannot, listen where the settings say.
     """
+    configure_logging(settings.log)  # before the first line: a logger keeps how it began
     check_listening(settings)
     wait_without_threads()
-    async with open_app(settings) as application:
-        await _serve(settings, application, when_ready)
+    signals = _Signals(longest_end_s(settings))
+    try:
+        async with open_app(settings) as application:
+            signals.opening = None
+            await _serve(settings, application, signals, when_ready)
+    except asyncio.CancelledError:
+        if not signals.stopping.is_set():
+            raise
     log.info("daemon_stopped")
+
+
+class _Signals:
+    """What was asked for from outside. The process is gone `longest_end_s` seconds after the first
+    one that ends it, or `opening` is cancelled if there is nothing to drain yet."""
+
+    def __init__(self, longest_end_s: float) -> None:
+        self.stopping, self.hurrying = asyncio.Event(), asyncio.Event()
+        self.opening = asyncio.current_task()
+        self._longest_end_s = longest_end_s
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+
+    def _stop(self) -> None:
+        if self.stopping.is_set():
+            self.hurrying.set()
+            return
+        self.stopping.set()
+        _give_up_after(self._longest_end_s)
+        if self.opening:
+            self.opening.cancel()
+
+
+def longest_end_s(settings: Settings) -> float:
+    """From SIGTERM until the process is gone, whatever hangs."""
+    return settings.server.drain_timeout_s + settings.worker.stop_timeout_s + _LAST_S
 
 
 def wait_without_threads() -> None:
@@ -67,15 +106,10 @@ def _has_pidfds() -> bool:
 async def _serve(
     settings: Settings,
     application: Application,
+    signals: _Signals,
     when_ready: Callable[[], Coroutine[Any, Any, bool]] | None,
 ) -> None:
-    server = _granian(application, settings.server)
-    stopping, hurrying = asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(
-            number, lambda: hurrying.set() if stopping.is_set() else stopping.set()
-        )
+    server, stopping = _granian(application, settings.server), signals.stopping
     serving = asyncio.create_task(server.serve(), name="granian")
     try:
         with _threads_that_wait():
@@ -84,6 +118,7 @@ async def _serve(
         gc.collect()
         gc.freeze()
         log.info("daemon_ready", version=__version__, listening=listening(settings.server))
+        notify.tell(notify.READY)
         if when_ready:
             errand = asyncio.create_task(when_ready())
             await _either(stopping.wait(), errand)
@@ -92,10 +127,15 @@ async def _serve(
             elif not errand.result():
                 stopping.set()
         await _either(stopping.wait(), serving)
-        await _drain(application, settings.server.drain_timeout_s, hurrying)
+        notify.tell(notify.STOPPING)
+        await _drain(settings, application, signals.hurrying)
     finally:
         server.stop()  # type: ignore[no-untyped-call]
-        await serving
+        # It waits for whoever has sent half a request, or does not read the answer.
+        await asyncio.wait({serving}, timeout=_PARTING_S)
+        if not serving.done():
+            log.warning("connections_cut", requests=application.asgi.in_flight)
+            serving.cancel()
 
 
 @contextmanager
@@ -122,16 +162,31 @@ def listening(server: ServerSettings) -> str:
     return f"http://{host}:{server.port}"
 
 
-async def _drain(application: Application, timeout_s: float, hurrying: asyncio.Event) -> None:
-    access = application.asgi
-    drained = asyncio.create_task(access.drain(timeout_s))
+async def _drain(settings: Settings, application: Application, hurrying: asyncio.Event) -> None:
+    access, timeout_s = application.asgi, settings.server.drain_timeout_s
     log.info("daemon_draining", requests=access.in_flight, timeout_s=timeout_s)
+    drained = asyncio.create_task(application.drain(timeout_s))
     await _either(hurrying.wait(), drained)
-    if not drained.done() or not drained.result():
-        drained.cancel()
-        log.warning("requests_cut", requests=access.in_flight)
-        await application.cut()
-        await access.drain(_FAREWELL_S)
+    if drained.done() and drained.result():
+        return
+    drained.cancel()
+    log.warning("requests_cut", requests=access.in_flight)
+    # Clients read the error that ends their stream while the workers are stopped.
+    await asyncio.gather(application.cut(), access.idle(settings.worker.stop_timeout_s))
+
+
+def _give_up_after(seconds: float) -> None:
+    """End the process then, if it still is there: a worker that the kernel does not let go, a
+    database that says nothing. What had to be kept is on disk. In a thread, for the loop may be
+    what hangs."""
+
+    def give_up() -> None:
+        log.error("daemon_gave_up", after_s=seconds)
+        os._exit(1)
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
 
 
 async def _either(wanted: Coroutine[Any, Any, object], task: asyncio.Task[Any]) -> None:
@@ -170,7 +225,7 @@ def _check_exposure(server: ServerSettings, *, keys: bool) -> None:
     if not server.allow_keyless:
         raise SettingsError(
             f"anyone who reaches {server.host} could use this server: set api_keys, listen on "
-            "127.0.0.1, or say --allow-keyless"
+            "127.0.0.1, or say --allow-keyless (LEMONADE_SERVER__ALLOW_KEYLESS=true)"
         )
     log.warning("keyless", host=server.host, advice="anyone who reaches this address is served")
 

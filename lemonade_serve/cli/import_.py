@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -12,12 +14,18 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lemonade_serve.app import create_catalog, create_job_runner
 from lemonade_serve.cli import options
+from lemonade_serve.domain.checkpoint import CheckpointInfo, check_name
 from lemonade_serve.domain.imports import import_gguf
+from lemonade_serve.errors import InvalidRequest
+from lemonade_serve.hub import download
+from lemonade_serve.hub.origin import Origin, find_origin
 from lemonade_serve.settings import Settings, load_settings
+
+_NONE = "none"
 
 
 @click.command("import")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("source")
 @click.option("--name", help="What to call the model.  [default: the file's own name]")
 @click.option(
     "--dtype",
@@ -27,44 +35,92 @@ from lemonade_serve.settings import Settings, load_settings
     help="What the matrices are stored in. auto: what is nearest to the file, at 4 or 8 bit. int4: "
     "for files that are 4 bit already. fp32: exact, large and slow, for verification.",
 )
+@click.option(
+    "--if-missing", is_flag=True, help="Do nothing where there is a checkpoint of it already."
+)
 @options.cache_dir
 @options.config
 @options.json_output
-def import_(
-    file: Path,
+def import_(  # noqa: PLR0913, one for each option
+    *,
+    source: str,
     name: str | None,
     dtype: str,
+    if_missing: bool,
     cache_dir: str | None,
     config: Path | None,
     as_json: bool,
 ) -> None:
     """Make a checkpoint out of a GGUF file (architectures llama and gemma3).
 
+    SOURCE is a file, or an http(s) address of one, with `#sha256=...` behind it where that is
+    known; `demo` is the file of `lemonade-serve demo`; `none` is nothing, for scripts.
+
     What is 4 bit in the file is never quantised to 4 bit again; docs/import.md says what is exact.
     The checkpoint appears all at once when it is complete; one of the same name and dtype gives
     way then.
     """
+    if source == _NONE:
+        click.echo("Nothing is imported: the source is `none`.", err=True)
+        return
     settings = load_settings(file=config, flags={"cache_dir": cache_dir})
-    path = asyncio.run(import_with_progress(settings, file.absolute(), name, dtype))
-    if as_json:
-        model = str(path.parent.relative_to(settings.cache_path))
-        click.echo(json.dumps({"model": model, "dtype": path.name, "path": str(path)}))
+    try:
+        origin = find_origin(source)
+    except InvalidRequest as error:
+        raise click.BadParameter(error.message, param_hint="SOURCE") from error
+    if if_missing and (found := _find(settings, origin, name, dtype)):
+        model, made_as, path = found.name, found.dtype, found.path
+        said = f"{origin} is here already"
     else:
-        click.echo(f"Imported in {path.name}: {path}")
+        path = asyncio.run(bring_and_import(settings, origin, name, dtype))
+        model, made_as = str(path.parent.relative_to(settings.cache_path.resolve())), path.name
+        said = f"Imported in {made_as}"
+    if as_json:
+        click.echo(json.dumps({"model": model, "dtype": made_as, "path": str(path)}))
+    else:
+        click.echo(f"{said}: {path}")
 
 
-async def import_with_progress(
-    settings: Settings, file: Path, name: str | None, dtype: str
+async def bring_and_import(
+    settings: Settings, origin: Origin, name: str | None, dtype: str = "auto"
 ) -> Path:
-    """Import, with a progress bar on standard error; returns the checkpoint's directory."""
+    """Import, with a progress bar on standard error; returns the checkpoint's directory.
+
+    What has to be downloaded goes to the cache directory meanwhile: it may be large, and in a
+    container /tmp is memory.
+    """
+    if name is not None:
+        check_name(name)
+    catalog = create_catalog(settings)
+    with catalog.staging() as scratch, _progress_bar() as progress:
+        click.echo(f"Importing {origin} ...", err=True)
+        file = await asyncio.to_thread(origin.bring, scratch, progress)
+        jobs = create_job_runner(settings)
+        return await import_gguf(file, name, dtype, jobs=jobs, shelf=catalog, progress=progress)
+
+
+def _find(
+    settings: Settings, origin: Origin, name: str | None, dtype: str
+) -> CheckpointInfo | None:
+    """What was made of that file, under that name and in that dtype if they are said."""
+    for info in create_catalog(settings).imported_from(origin.file_name):
+        if name in (None, info.name) and dtype in ("auto", info.dtype):
+            return info
+    return None
+
+
+@contextmanager
+def _progress_bar() -> Iterator[download.Progress]:
+    """Seen from the first progress on: an installer may show its own before."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("starting", total=1.0)
-        return await import_gguf(
-            file,
-            name,
-            dtype,
-            jobs=create_job_runner(settings),
-            shelf=create_catalog(settings),
-            progress=lambda stage, done: bar.update(task, description=stage, completed=done),
-        )
+    bar = Progress(*columns, console=Console(stderr=True))
+    task = bar.add_task("starting", total=1.0)
+
+    def show(stage: str, done: float) -> None:
+        bar.start()
+        bar.update(task, description=stage, completed=done)
+
+    try:
+        yield show
+    finally:
+        bar.stop()

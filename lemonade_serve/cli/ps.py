@@ -44,9 +44,17 @@ class _Device(msgspec.Struct, frozen=True, kw_only=True):
     memory_used_bytes: int
 
 
+class _Unusable(msgspec.Struct, frozen=True, kw_only=True):
+    device: str
+    execution_provider: str
+    reason: str
+    advice: str
+
+
 class _Health(msgspec.Struct, frozen=True, kw_only=True):
     all_models_loaded: list[_Model]
     devices: list[_Device]
+    unusable_devices: list[_Unusable] = []
 
 
 @click.command()
@@ -57,7 +65,8 @@ def ps(api: Api, as_json: bool) -> None:
 
     REQUESTS is running+waiting; IDLE is the time since a model was used last. The second table says
     why an engine serves what it serves. The last one has a line for each device: models of at most
-    so many, memory of at most so much. Looking loads nothing and keeps nothing in memory.
+    so many, memory of at most so much; below it are the devices that cannot serve, and why.
+    Looking loads nothing and keeps nothing in memory.
     """
     answer = api.get("/api/v0/health")
     if as_json:
@@ -73,6 +82,9 @@ def ps(api: Api, as_json: bool) -> None:
         click.echo("No model is loaded: a request loads what it needs, or `lemonade-serve load`")
     click.echo()
     table.show(_devices(health.devices))
+    if health.unusable_devices:
+        click.echo()
+        table.show(_unusable(health.unusable_devices))
 
 
 def _models(models: Sequence[_Model], now: float) -> Table:
@@ -116,6 +128,13 @@ def _devices(devices: Sequence[_Device]) -> Table:
             f"{device.models}/{device.max_models}",
             f"{decimal(device.memory_used_bytes)}/{decimal(device.memory_budget_bytes)}",
         )
+    return rows
+
+
+def _unusable(devices: Sequence[_Unusable]) -> Table:
+    rows = table.columns("UNUSABLE", "PROVIDER", "BECAUSE", "REMEDY")
+    for device in devices:
+        rows.add_row(device.device, device.execution_provider, device.reason, device.advice)
     return rows
 
 

@@ -43,6 +43,9 @@ _PURPOSES: Mapping[str, Mapping[str, _Command]] = {
     },
     "This machine": {
         "doctor": _Command("doctor:doctor", "doctor", "what would keep it from serving"),
+        "healthcheck": _Command(
+            "healthcheck:healthcheck", "healthcheck", "does its daemon answer: for containers"
+        ),
         "config": _Command("config:config_", "config", "the settings in force, and who said so"),
     },
     "Models in its memory": {

@@ -29,8 +29,8 @@ from lemonade_serve.settings import load_settings
 def serve(cache_dir: str | None, state_dir: str | None, config: Path | None, **server: Any) -> None:
     """Answer requests until SIGTERM or Ctrl-C.
 
-    Models load when they are first asked for. On SIGTERM new requests are refused with 503 while
-    running ones finish, server.drain_timeout_s at most; a second signal cuts them.
+    Models load when they are first asked for. On SIGTERM requests that are new or wait are refused
+    with 503 while running ones finish, server.drain_timeout_s at most; a second signal cuts them.
     """
     flags = {"cache_dir": cache_dir, "state_dir": state_dir, "server": server}
     asyncio.run(run_daemon(load_settings(file=config, flags=flags)))

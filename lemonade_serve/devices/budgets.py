@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from lemonade_serve.domain.device import Device, DeviceBudget
 from lemonade_serve.errors import SettingsError
@@ -10,10 +10,12 @@ from lemonade_serve.settings import Device as DeviceSettings
 from lemonade_serve.settings import Devices, memory_bytes
 
 
-def budgets(devices: Devices, memory_total_bytes: int) -> dict[Device, DeviceBudget]:
-    """The devices that are offered, the preferred one first; those that `devices.order` does not
-    name come last. They share the machine's memory: four fifths of it, less what is said in
-    numbers, goes in even parts to those whose budget is `auto`.
+def budgets(
+    devices: Devices, memory_total_bytes: int, *, unusable: Collection[Device] = ()
+) -> dict[Device, DeviceBudget]:
+    """The devices that are offered and not `unusable`, the preferred one first; those that
+    `devices.order` does not name come last. They share the machine's memory: four fifths of it,
+    less what is said in numbers, goes in even parts to those whose budget is `auto`.
 
     Raises SettingsError when no device is offered, one is named twice, or nothing is left.
     """
@@ -22,6 +24,8 @@ def budgets(devices: Devices, memory_total_bytes: int) -> dict[Device, DeviceBud
         raise SettingsError(
             "no device is offered: set devices.cpu.execution_provider to cpu, or another's"
         )
+    for device in unusable:
+        offered.pop(device, None)
     said = {device: memory_bytes(own.memory_budget) for device, own in offered.items()}
     share = _share(said, memory_total_bytes)
     return {

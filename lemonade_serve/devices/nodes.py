@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import grp
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-from lemonade_serve.domain.device import Device
-
-PATTERNS = {Device.NPU: "dev/accel/accel*", Device.IGPU: "dev/dri/renderD*"}
-"""Where the kernel's drivers put them, below the root."""
+PATTERNS = {"npu": "dev/accel/accel*", "gpu": "dev/dri/renderD*"}
+"""Where the kernel's drivers put them, by the kind of hardware, below the root."""
+_CLASSES = {"npu": "sys/class/accel", "gpu": "sys/class/drm"}
+_ALL = stat.S_IROTH | stat.S_IWOTH
+_VENDORS = {"0x8086": "Intel", "0x1002": "AMD", "0x1022": "AMD", "0x10de": "NVIDIA"}
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
-    """`error` is the errno of an attempt to open it, 0 when it may be opened."""
+    """`error` is the errno of an attempt to open it, 0 when it may be opened; `vendor` a name, a
+    number without one, or empty where the kernel does not say. `open_to_all`: whatever groups."""
 
     path: str
-    device: Device
+    kind: str
     gid: int
     group: str | None
     error: int
+    vendor: str = ""
+    open_to_all: bool = False
 
 
 def read_nodes(root: Path = Path("/")) -> Sequence[Node]:
@@ -31,12 +36,14 @@ def read_nodes(root: Path = Path("/")) -> Sequence[Node]:
     return [
         Node(
             path=f"/{path.relative_to(root)}",
-            device=device,
-            gid=(gid := path.stat().st_gid),
-            group=_group(gid),
+            kind=kind,
+            gid=(status := path.stat()).st_gid,
+            group=_group(status.st_gid),
+            open_to_all=status.st_mode & _ALL == _ALL,
             error=_open_error(path),
+            vendor=_vendor(root / _CLASSES[kind] / path.name / "device/vendor"),
         )
-        for device, pattern in PATTERNS.items()
+        for kind, pattern in PATTERNS.items()
         for path in sorted(root.glob(pattern))
     ]
 
@@ -47,6 +54,14 @@ def _open_error(path: Path) -> int:
     except OSError as error:
         return error.errno or 0
     return 0
+
+
+def _vendor(file: Path) -> str:
+    try:
+        number = file.read_text().strip()
+    except OSError:  # no PCI device
+        return ""
+    return _VENDORS.get(number, number)
 
 
 def _group(gid: int) -> str | None:

@@ -1,42 +1,62 @@
-"""What ONNX Runtime finds on this machine, asked of a process of its own: a driver that crashes
-or hangs takes nobody along."""
+"""What an execution provider finds on this machine, asked of a process of its own: a library that
+crashes or hangs takes nobody along."""
 
 from __future__ import annotations
 
-import subprocess
+import asyncio
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 import msgspec
 
+from lemonade_serve.domain.device import Device, ExecutionProvider
+from lemonade_serve.settings import Devices
+
+CPU = "cpu"
 PROBE = (sys.executable, "-P", "-m", "lemonade_serve.devices.probe")
+_HARDWARE = {Device.NPU: "npu", Device.IGPU: "gpu", Device.CPU: CPU}
+"""What ONNX Runtime calls them."""
 _REAP_S = 1.0
 """A process inside a driver may outlive its kill; it is not waited for longer."""
 _SUFFIX = "executionprovider"
 
 
-class ProviderDevice(msgspec.Struct, frozen=True, kw_only=True):
-    """A device as an execution provider sees it: `kind` is `cpu`, `gpu` or `npu`."""
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """A device as an execution provider sees it: `kind` is `cpu`, `gpu` or `npu`; `name` is empty
+    where the provider says none."""
 
     provider: str
     kind: str
     vendor: str
-    metadata: dict[str, str]
+    name: str = ""
 
 
-class Providers(msgspec.Struct, frozen=True, kw_only=True):
-    """Versions, the execution providers that this build has, and the devices that they see."""
+class Probe(msgspec.Struct, frozen=True, kw_only=True):
+    """What ONNX Runtime has built in, what came of the execution provider that was asked for, and
+    all devices that are seen.
+
+    `library`: of the plugin; None where it is built in, or nowhere. `library_error`: why that does
+    not load. `session_error`: why its device runs nothing. `drivers_missing`: shared libraries of
+    drivers that the provider looks for, and that are not here.
+    """
 
     onnxruntime: str
     onnxruntime_genai: str
-    available: tuple[str, ...]
-    devices: tuple[ProviderDevice, ...]
+    built_in: tuple[str, ...]
+    devices: tuple[Seen, ...]
+    library: str | None = None
+    library_error: str = ""
+    session_error: str = ""
+    drivers_missing: tuple[str, ...] = ()
 
     def has(self, name: str) -> bool:
-        return any(same(name, own) for own in self.available) or bool(self.seen_by(name))
+        """Whether the execution provider is here, whatever it finds."""
+        built_in = any(same(name, own) for own in self.built_in)
+        return self.library is not None or built_in
 
-    def seen_by(self, name: str) -> Sequence[ProviderDevice]:
+    def seen_by(self, name: str) -> Sequence[Seen]:
         return [device for device in self.devices if same(name, device.provider)]
 
 
@@ -46,27 +66,53 @@ class ProbeFailed(msgspec.Struct, frozen=True):
     reason: str
 
 
-def probe_providers(
-    *, timeout_s: float = 30.0, command: Sequence[str] = PROBE
-) -> Providers | ProbeFailed:
-    """Blocks for a second or so, and never longer than `timeout_s`. Never raises for what the
-    probe does."""
+Probed = Probe | ProbeFailed
+
+
+def execution_providers(devices: Devices) -> Mapping[Device, ExecutionProvider]:
+    """What the settings say of the devices that they offer."""
+    return {
+        device: ExecutionProvider(name=CPU, hardware=CPU)
+        if same(own.execution_provider, CPU)
+        else ExecutionProvider(
+            name=own.execution_provider,
+            hardware=own.hardware or _HARDWARE[device],
+            library=own.library or None,
+            options=tuple(own.provider_options.items()),
+        )
+        for device in Device
+        if (own := getattr(devices, device.value)).execution_provider
+    }
+
+
+async def probe(
+    provider: ExecutionProvider, *, timeout_s: float, command: Sequence[str] = PROBE
+) -> Probed:
+    """Takes a second or so, and never longer than `timeout_s`. Never raises for what the process
+    does; leaves none, unless the kernel does not let it go."""
     try:
-        process = subprocess.Popen(  # noqa: S603
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            *(provider.name, provider.hardware),
+            *([f"--library={provider.library}"] if provider.library else []),
+            *(f"--option={name}={value}" for name, value in provider.options),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
         )
     except OSError as error:
         return ProbeFailed(f"it did not start: {error}")
     try:
-        output, complaint = process.communicate(timeout=timeout_s)
-    except subprocess.TimeoutExpired:
+        async with asyncio.timeout(timeout_s):
+            output, complaint = await process.communicate()
+    except TimeoutError:
         return ProbeFailed(f"it did not answer within {timeout_s:g} s")
     finally:
-        _end(process)
-    if process.returncode != 0:
+        await _end(process)
+    if process.returncode:
         return ProbeFailed(_last_words(process.returncode, complaint))
     try:
-        return msgspec.json.decode(output, type=Providers)
+        return msgspec.json.decode(output, type=Probe)
     except msgspec.DecodeError as error:
         return ProbeFailed(f"it answered nonsense: {error}")
 
@@ -80,13 +126,21 @@ def short(provider: str) -> str:
     return provider.lower().removesuffix(_SUFFIX)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.kill()
-    with suppress(subprocess.TimeoutExpired):
-        process.communicate(timeout=_REAP_S)
+async def _end(process: asyncio.subprocess.Process) -> None:
+    with suppress(ProcessLookupError):
+        process.kill()
+    with suppress(TimeoutError):
+        await asyncio.wait_for(process.wait(), _REAP_S)
 
 
 def _last_words(status: int, complaint: bytes) -> str:
-    how = f"it was killed by signal {-status}" if status < 0 else f"it ended with {status}"
     *_, last = complaint.decode(errors="replace").strip().splitlines() or [""]
+    how = f"it was killed by {_signal(-status)}" if status < 0 else f"it ended with {status}"
     return f"{how}: {last}" if last else how
+
+
+def _signal(number: int) -> str:
+    try:
+        return f"signal {number} ({signal.Signals(number).name})"
+    except ValueError:  # a real-time signal
+        return f"signal {number}"

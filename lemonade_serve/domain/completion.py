@@ -117,6 +117,12 @@ class CompletionService:
         for generation in list(self._running):
             generation.fail(error)
 
+    def give_up_waiting(self, error: errors.LemonadeError) -> None:
+        """End with `error` what no engine has begun with."""
+        for generation in list(self._running):
+            if generation.started_at is None:
+                generation.fail(error)
+
     async def _begin(self, request: CompletionRequest) -> Generation:
         placement = request.placement
         info, where = await self._locator.locate(placement)

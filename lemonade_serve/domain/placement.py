@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from lemonade_serve import errors
 from lemonade_serve.domain import device as devices
 from lemonade_serve.domain.checkpoint import AUTO, CheckpointInfo
-from lemonade_serve.domain.device import Device
+from lemonade_serve.domain.device import Device, Unusable
 from lemonade_serve.domain.events import CatalogueListed
 from lemonade_serve.domain.ports import CheckpointCatalog, Observer
 from lemonade_serve.domain.residency.pool import Pool
@@ -40,19 +40,22 @@ class Locator:
         observer: Observer,
         *,
         default_model: str | None,
+        unusable: Mapping[Device, Unusable] | None = None,
     ) -> None:
         self._catalog = catalog
         self._pool = pool
         self._observer = observer
         self._default_model = default_model
+        self.unusable = unusable or {}
+        """Devices that the settings name, and that cannot serve."""
 
     async def locate(self, placement: Placement) -> tuple[CheckpointInfo, Sequence[Device]]:
         """The checkpoint and the devices that a request means: a resident one if it says no more
         of it than the name, and what the disk has otherwise.
 
-        Raises InvalidRequest, DeviceUnavailable, ModelNotFound, NotAllowed.
+        Raises InvalidRequest, DeviceUnavailable, NoDevice, ModelNotFound, NotAllowed.
         """
-        where = devices.candidates(placement.device, self._pool.available)
+        where = self.candidates(placement.device)
         resident = [slot for slot in self._pool.resident() if slot.key.device in where]
         model = placement.model
         if model is None:
@@ -70,6 +73,14 @@ class Locator:
         )
         return info, where
 
+    def candidates(self, device: str) -> Sequence[Device]:
+        """The devices that a request means. Raises DeviceUnavailable, NoDevice."""
+        return devices.candidates(device, self._pool.available, self.unusable)
+
+    def lacking(self) -> Sequence[str]:
+        """Why nothing can be served; nothing where a device can."""
+        return [] if self._pool.available else [devices.without_any(self.unusable)]
+
     async def checkpoints(self, cache_dir: str | None = None) -> Sequence[CheckpointInfo]:
         """What is on disk. Raises NotAllowed for a directory outside the allowed roots."""
         found = await asyncio.to_thread(self._catalog.list, cache_dir)
@@ -79,8 +90,8 @@ class Locator:
         return found
 
     def usual_device(self, info: CheckpointInfo) -> str:
-        """Where a checkpoint is resident, or would be tried first."""
+        """Where a checkpoint is resident, or would be tried first; `hybrid` with no device."""
         for slot in self._pool.resident():
             if slot.info.path == info.path:
                 return slot.key.device.value
-        return self._pool.available[0].value
+        return next((device.value for device in self._pool.available), devices.HYBRID)

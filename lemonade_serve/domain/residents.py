@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import msgspec
 
 from lemonade_serve import errors
 from lemonade_serve.domain import device as devices
-from lemonade_serve.domain.device import Device
+from lemonade_serve.domain.device import Device, Unusable
 from lemonade_serve.domain.placement import Locator, Placement
 from lemonade_serve.domain.ports import Pin, PinStore
 from lemonade_serve.domain.residency.pool import Pool
@@ -71,7 +71,7 @@ class Residents:
         self, models: Iterable[str], failed: Callable[[str, errors.LemonadeError], None]
     ) -> None:
         """Load what is pinned and then `models`, one after the other. One that cannot be loaded
-        is told to `failed`, and the rest go on."""
+        is told to `failed`, and the rest go on, unless the daemon is shutting down."""
         pinned = [
             Placement(model=pin.model, device=pin.device, dtype=pin.dtype)
             for pin in sorted(self._pool.pins)
@@ -79,6 +79,8 @@ class Residents:
         for placement in [*pinned, *(Placement(model=name) for name in models)]:
             try:
                 await self.load(placement)
+            except errors.Draining:
+                return
             except errors.LemonadeError as error:
                 failed(placement.model or "", error)
 
@@ -89,6 +91,10 @@ class Residents:
     def device_views(self) -> Sequence[DeviceView]:
         """What this machine has, the preferred device first."""
         return self._pool.devices()
+
+    def unusable_devices(self) -> Mapping[Device, Unusable]:
+        """What it should have by its settings, and cannot use."""
+        return self._locator.unusable
 
     @asynccontextmanager
     async def _leased(self, placement: Placement) -> AsyncGenerator[SlotView]:
@@ -105,7 +111,7 @@ class Residents:
         self._pool.pin(pins)
 
     def _only(self, device: str | None) -> Device | None:
-        """The device that is named; None for any. Raises DeviceUnavailable."""
+        """The device that is named; None for any. Raises DeviceUnavailable, NoDevice."""
         if device in (None, devices.HYBRID):
             return None
-        return devices.candidates(str(device), self._pool.available)[0]
+        return self._locator.candidates(str(device))[0]

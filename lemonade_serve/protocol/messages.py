@@ -15,7 +15,7 @@ from typing import Literal
 
 import msgspec
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 """Raised with every change of a frame: an upgraded package must not serve an old daemon."""
 
 
@@ -112,7 +112,11 @@ Prompt = TextPrompt | TokensPrompt | ChatPrompt
 
 
 class Load(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Serve the checkpoint in `path` on an execution provider, with these bounds."""
+    """Serve the checkpoint in `path` on an execution provider, with these bounds.
+
+    `library` is the execution provider's, where it is a plugin; it gets `provider_options` and runs
+    on a device of the kind `hardware`: `npu`, `gpu` or `cpu`.
+    """
 
     path: str
     execution_provider: str
@@ -124,6 +128,9 @@ class Load(msgspec.Struct, frozen=True, tag=True, array_like=True):
     engine: str
     """`auto`, or the name of the only engine that may serve it."""
     guidance_timeout_s: float = 10.0
+    library: str | None = None
+    provider_options: tuple[tuple[str, str], ...] = ()
+    hardware: str = "cpu"
 
 
 class Work(msgspec.Struct, frozen=True, array_like=True):

@@ -10,7 +10,7 @@ from typing import Self
 
 from lemonade_serve import errors
 from lemonade_serve.domain.checkpoint import CheckpointInfo
-from lemonade_serve.domain.device import Device
+from lemonade_serve.domain.device import Device, ExecutionProvider
 from lemonade_serve.domain.events import BatchDecoded
 from lemonade_serve.domain.ports import Observer
 from lemonade_serve.protocol.messages import Load, LoadFailed, Ready
@@ -33,7 +33,7 @@ class ProcessLauncher:
         *,
         threads: int,
         lanes: Lanes,
-        execution_providers: Mapping[Device, str],
+        execution_providers: Mapping[Device, ExecutionProvider],
         observer: Observer,
     ) -> None:
         self._settings = settings
@@ -96,11 +96,11 @@ class ProcessLauncher:
         return WorkerClient(child, ready, stop_timeout_s=settings.stop_timeout_s, decoded=decoded)
 
     async def _load(self, child: Child, info: CheckpointInfo, device: Device) -> Ready:
-        settings = self._settings
+        settings, provider = self._settings, self._execution_providers[device]
         child.send(
             Load(
                 path=str(info.path),
-                execution_provider=self._execution_providers[device],
+                execution_provider=provider.name,
                 threads=self._threads,
                 sequence_slots=settings.sequence_slots,
                 kv_cache_tokens=info.kv_tokens(
@@ -110,6 +110,9 @@ class ProcessLauncher:
                 turn_timeout_s=settings.turn_timeout_s,
                 guidance_timeout_s=settings.guidance_timeout_s,
                 engine=settings.engine,
+                library=provider.library,
+                provider_options=provider.options,
+                hardware=provider.hardware,
             )
         )
         match await child.receive():

@@ -47,8 +47,9 @@ class Server(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """A stream's HTTP status waits so long for the first token, so that errors can be honest."""
     keepalive_s: Annotated[float, Meta(gt=0, le=10)] = 5.0
     """The longest silence on a stream before a comment is sent."""
-    drain_timeout_s: Seconds = 30.0
-    """After SIGTERM, requests that still run get so long to finish."""
+    drain_timeout_s: Seconds = 7.0
+    """After SIGTERM, requests that still run get so long to finish. With `worker.stop_timeout_s`
+    and a second, the process is gone: before Docker's ten seconds, by default."""
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -56,6 +57,13 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     execution_provider: str | None = None
     """What ONNX Runtime runs it with; none: the device is not offered. `cpu` may stand in."""
+    library: str | None = None
+    """The shared library of that execution provider; none: the one of the installed package
+    `onnxruntime-ep-NAME`, or what ONNX Runtime has built in."""
+    provider_options: dict[str, str] = {}
+    """What else the execution provider is told."""
+    hardware: Annotated[str, Meta(pattern="^(npu|gpu|cpu)$")] | None = None
+    """The kind of hardware that the execution provider must find; none: the device's own."""
     max_models: Count = 4
     memory_budget: Bytes = "auto"
     """For all its models; auto: its even share of four fifths of what this machine has."""
@@ -69,6 +77,8 @@ class Devices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     cpu: Device = Device(execution_provider="cpu")
     order: tuple[Annotated[str, Meta(pattern="^(npu|igpu|cpu)$")], ...] = ("npu", "igpu", "cpu")
     """Which device a request gets that names none, the preferred one first."""
+    probe_timeout_s: Seconds = 20.0
+    """At start, an execution provider that takes longer to find its device is given up."""
 
 
 class Pool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -122,7 +132,7 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     end it; the requests that it serves fail."""
     handshake_timeout_s: Seconds = 30.0
     load_timeout_s: Seconds = 600.0
-    stop_timeout_s: Seconds = 5.0
+    stop_timeout_s: Seconds = 1.5
     """A worker that was asked to stop is killed after this."""
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from lemonade_serve import errors
 from lemonade_serve.domain.checkpoint import CheckpointInfo
-from lemonade_serve.domain.device import Device
+from lemonade_serve.domain.device import Device, ExecutionProvider
 from lemonade_serve.domain.ports import Launcher, Worker
 from lemonade_serve.hub.catalog import DiskCatalog
 from lemonade_serve.protocol.messages import (
@@ -73,7 +73,7 @@ def house(request: pytest.FixtureRequest) -> Iterator[Callable[[], House]]:
         WorkerSettings(),
         threads=1,
         lanes=Lanes(cpus=1, threads=1),
-        execution_providers={Device.CPU: "cpu"},
+        execution_providers={Device.CPU: ExecutionProvider(name="cpu", hardware="cpu")},
         observer=RecordingObserver(),
     ) as launcher:
         yield lambda: House(launcher, info, kill_process)

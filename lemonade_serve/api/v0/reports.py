@@ -31,6 +31,10 @@ def health(request: Request[Any, Any, Any], residents: Resident) -> schemas.Heal
         model_loaded=resident[0] if resident else None,
         all_models_loaded=[_loaded(slot, since) for slot in slots],
         devices=[schemas.DeviceRoom(**msgspec.structs.asdict(room)) for room in rooms],
+        unusable_devices=[
+            schemas.UnusableDevice(device=device.value, **msgspec.structs.asdict(why))
+            for device, why in residents.unusable_devices().items()
+        ],
         max_models={room.device: room.max_models for room in rooms},
         version=__version__,
     )

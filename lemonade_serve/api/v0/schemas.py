@@ -223,6 +223,15 @@ class DeviceRoom(msgspec.Struct, frozen=True, kw_only=True):
     memory_used_bytes: int
 
 
+class UnusableDevice(msgspec.Struct, frozen=True, kw_only=True):
+    """A device that the settings name, why it cannot serve, and what to do about it."""
+
+    device: str
+    execution_provider: str
+    reason: str
+    advice: str
+
+
 class Health(msgspec.Struct, frozen=True, kw_only=True):
     """`model_loaded` is the resident model that was used last; `all_models_loaded` has those too
     that are on their way in or out, the one used last first; `max_models` is for each device."""
@@ -231,5 +240,6 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     model_loaded: str | None
     all_models_loaded: list[LoadedModel]
     devices: list[DeviceRoom]
+    unusable_devices: list[UnusableDevice]
     max_models: dict[str, int]
     version: str

@@ -134,6 +134,11 @@ class Pool:
             self._scheduler.unload(ticket, self._clock(), model=model, device=device, force=force),
         )
 
+    def drain(self) -> None:
+        """From now on there are no new leases, and no loads: who waits is refused with Draining,
+        who has a lease goes on."""
+        self._do(self._scheduler.drain(self._clock()))
+
     async def close(self) -> None:
         """Unload everything, at once and for good."""
         ticket = next(self._tickets)

@@ -42,6 +42,7 @@ class Scheduler:
         """How many checkpoints a caller wanted gone, and which are not yet."""
         self._failures: dict[Key, tuple[float, errors.LemonadeError]] = {}
         """Until when a checkpoint that failed to load evicts nobody."""
+        self._draining = False
         self._closed = False
         self._effects: list[Effect] = []
 
@@ -61,7 +62,7 @@ class Scheduler:
         `keep_alive_s` is how long the checkpoint then stays unused: None as the bounds say, below 0
         for ever. The ticket is granted or refused sooner or later, unless it leaves before.
         """
-        if self._closed:
+        if self._draining:
             return [Refuse(ticket, errors.Draining())]
         key = Key(info.path, self._choose(info, devices, now))
         if full := self._full(key, info, client):
@@ -155,13 +156,22 @@ class Scheduler:
         self._unloads[ticket] = (len(going), going)
         return self._settle(now)
 
-    def close(self, ticket: int, now: float) -> list[Effect]:
-        """Everything goes, at once and for good; answered as an unload."""
-        self._closed = True
+    def drain(self, now: float) -> list[Effect]:
+        """For good: nobody is granted anything any more. Who waits is refused, what loads is given
+        up, who has a lease goes on."""
+        self._draining = True
         for queue in self.ledger.queues.values():
             for demand in queue:
                 self._refuse(demand.tickets, errors.Draining())
-        return self.unload(ticket, now, force=True)
+        for slot in self.ledger.slots.values():
+            if slot.state is SlotState.LOADING:
+                slot.leaving, slot.cut_at = Departure.SHUTDOWN, now
+        return self._settle(now)
+
+    def close(self, ticket: int, now: float) -> list[Effect]:
+        """Everything goes, at once and for good; answered as an unload."""
+        self._closed = True
+        return [*self.drain(now), *self.unload(ticket, now, force=True)]
 
     def pin(self, pins: Iterable[Pin], now: float) -> list[Effect]:
         """From now on these are pinned, and no others."""
@@ -344,7 +354,7 @@ class Scheduler:
 
     def _farewell(self, slot: Slot) -> errors.LemonadeError:
         """What those hear who still run on it, or wait for its load."""
-        if self._closed:
+        if self._draining:
             return errors.Draining()
         return errors.Unavailable(f"{slot.info.name} was unloaded")
 

@@ -225,10 +225,21 @@ def _model(load: Load) -> og.Model:
     config = og.Config(load.path)
     config.clear_providers()
     if load.execution_provider != "cpu":
-        config.append_provider(load.execution_provider)
+        _append_provider(config, load)
     options = {"intra_op_num_threads": load.threads}
     config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))
     return og.Model(config)
+
+
+def _append_provider(config: og.Config, load: Load) -> None:
+    name = load.execution_provider
+    if load.library:
+        og.register_execution_provider_library(name, load.library)
+    config.append_provider(name)
+    if load.library:  # or it could choose another device than the one that was asked for
+        config.set_decoder_provider_options_hardware_device_type(name, load.hardware)
+    for option, value in load.provider_options:
+        config.set_provider_option(name, option, value)
 
 
 def _last(generator: og.Generator) -> Logits:

@@ -14,6 +14,7 @@ from lemonade_serve.api.access import Access, Exchange, exchange_of, open_paths
 from lemonade_serve.api.clients import Clients
 from lemonade_serve.domain.completion import Finished, FinishReason, Generation
 from lemonade_serve.domain.events import Outcome, RequestRefused
+from lemonade_serve.domain.readiness import Readiness
 from tests.fakes import FakeClock, RecordingObserver, asynchronous, new_generation
 
 Message = MutableMapping[str, Any]
@@ -32,14 +33,17 @@ class Caller:
     ) -> None:
         self._act = act or _ok
         self.observer = RecordingObserver()
+        self.readiness = Readiness()
         self.access = Access(
             self._app,
             Clients(keys or {}),
+            self.readiness,
             open_to_all=open_paths(open_metrics=open_metrics),
             observer=self.observer,
             clock=FakeClock(),
         )
         self.exchanges: list[Exchange] = []
+        self.http_version = "1.1"
 
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:
         self.exchanges.append(exchange_of(scope))
@@ -53,6 +57,7 @@ class Caller:
             "type": "http",
             "method": "GET",
             "path": path,
+            "http_version": self.http_version,
             "headers": [
                 (name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()
             ],
@@ -132,7 +137,7 @@ async def test_a_request_that_raises_is_not_in_flight_any_more(
     with pytest.raises(RuntimeError):
         await caller.call()
     assert caller.access.in_flight == 0
-    assert await caller.access.drain(0.001)
+    assert await caller.access.idle(0.001)
     (line,) = lines
     assert (line["status"], line["outcome"]) == (0, "error")
 
@@ -148,8 +153,8 @@ async def test_draining_waits_for_what_runs() -> None:
     caller = Caller(act)
     running = asyncio.create_task(caller.call())
     await asyncio.sleep(0)
-    assert not await caller.access.drain(0.001)
-    draining = asyncio.create_task(caller.access.drain(60))
+    assert not await caller.access.idle(0.001)
+    draining = asyncio.create_task(caller.access.idle(60))
     finish.set()
     assert await draining
     assert (await running).status == 200
@@ -157,7 +162,7 @@ async def test_draining_waits_for_what_runs() -> None:
 
 @asynchronous
 async def test_draining_an_idle_one_is_over_at_once() -> None:
-    assert await Caller().access.drain(60)
+    assert await Caller().access.idle(60)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +178,7 @@ def test_while_draining_new_requests_are_refused_in_their_dialect(
 ) -> None:
     async def ask() -> None:
         caller = Caller()
-        await caller.access.drain(60)
+        caller.readiness.draining = True
         answer = await caller.call(path)
         assert (answer.status, answer.headers["retry-after"]) == (503, "5")
         assert answer.headers["content-type"] == "application/json"
@@ -187,13 +192,27 @@ def test_while_draining_new_requests_are_refused_in_their_dialect(
     assert (line["status"], line["outcome"]) == (503, "rejected")
 
 
+@pytest.mark.parametrize(
+    ("http_version", "draining", "said"),
+    [("1.1", False, None), ("1.1", True, "close"), ("2", True, None)],
+)
+@asynchronous
+async def test_while_draining_a_connection_ends_with_its_answer(
+    http_version: str, draining: bool, said: str | None
+) -> None:
+    caller = Caller()
+    caller.readiness.draining, caller.http_version = draining, http_version
+    for path in ("/v1/models", "/metrics"):
+        assert (await caller.call(path)).headers.get("connection") == said
+
+
 @pytest.mark.parametrize("path", ["/livez", "/live", "/readyz"])
 def test_probes_are_answered_while_draining_and_leave_no_line(
     path: str, lines: list[MutableMapping[str, Any]]
 ) -> None:
     async def ask() -> None:
         caller = Caller()
-        await caller.access.drain(60)
+        caller.readiness.draining = True
         assert (await caller.call(path)).status == 200
 
     asyncio.run(ask())
@@ -240,7 +259,7 @@ def test_metrics_are_answered_while_draining_and_leave_no_line(
 ) -> None:
     async def ask() -> None:
         caller = Caller(keys=KEYS)
-        await caller.access.drain(60)
+        caller.readiness.draining = True
         answer = await caller.call("/metrics", authorization="Bearer key of bob")
         assert answer.status == 200
 
@@ -277,7 +296,7 @@ async def test_what_is_not_http_passes_by() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         seen.append(scope["type"])
 
-    access = Access(app, Clients({}), clock=FakeClock())
+    access = Access(app, Clients({}), Readiness(), clock=FakeClock())
     await access({"type": "lifespan"}, _nothing, _nothing)  # type: ignore[arg-type]
     assert seen == ["lifespan"]
 
@@ -370,7 +389,7 @@ async def test_a_generation_that_is_turned_away_at_the_gate_is_told(
 ) -> None:
     caller = Caller(keys={"ann": "secret"})
     await caller.call(path)
-    caller.access.draining = True
+    caller.readiness.draining = True
     await caller.call(path)
     unknown, draining = caller.observer.events
     assert unknown == RequestRefused(

@@ -29,6 +29,7 @@ TABLE = [
     (errors.Unavailable, 503, "overloaded", "overloaded", 1),
     (errors.SlotsPinned, 503, "overloaded", "slots_pinned_error", 10),
     (errors.NoCapacity, 503, "overloaded", "no_capacity", 5),
+    (errors.NoDevice, 503, "overloaded", "no_device", 60),
     (errors.StoreUnavailable, 503, "overloaded", "store_unavailable", 5),
     (errors.Draining, 503, "overloaded", "draining", 5),
     (errors.ModelLoadError, 500, "server_error", "model_load_error", None),

@@ -10,8 +10,8 @@ import pytest
 from lemonade_serve import __version__, errors
 from lemonade_serve.api.errors import show
 from lemonade_serve.api.v0.completions import SpecWriter
-from lemonade_serve.settings import Device, Devices
-from tests.fakes import asynchronous
+from lemonade_serve.settings import Device, Devices, Pool
+from tests.fakes import asynchronous, until
 from tests.unit.api.conftest import House, Open
 from tests.unit.api.test_openai import SO_ON, events, streamed
 
@@ -206,6 +206,7 @@ async def test_health_of_an_empty_house(open_house: Open) -> None:
                     "memory_used_bytes": 0,
                 }
             ],
+            "unusable_devices": [],
             "max_models": {"cpu": 4},
             "version": __version__,
         }
@@ -230,8 +231,36 @@ async def test_health_says_what_is_resident_and_changes_nothing(open_house: Open
 @asynchronous
 async def test_probes_say_alive_and_ready_until_the_drain(open_house: Open) -> None:
     async with open_house() as house:
+        await until(lambda: not house.application.readiness.starting)
         for path in ("/livez", "/live", "/readyz"):
             assert (await house.client.get(path)).json() == {"status": "ok"}
-        await house.application.asgi.drain(1)
+        assert await house.application.drain(1)
         assert (await house.client.get("/livez")).status_code == 200
-        assert (await house.client.get("/readyz")).status_code == 503
+        answer = await house.client.get("/readyz")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "draining")
+
+
+@pytest.mark.parametrize("ending", ["loaded", "failed", "draining"])
+@asynchronous
+async def test_it_is_ready_when_the_models_of_the_start_are_there_or_cannot_be(
+    open_house: Open, ending: str
+) -> None:
+    async with open_house(pool=Pool(preload=("small",))) as house:
+        house.launcher.hold()
+        await house.launcher.launching.wait()
+        answer = await house.client.get("/readyz")
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+        assert answer.json()["error"]["code"] == "not_ready"
+        assert "still loading" in answer.json()["error"]["message"]
+        assert (await house.client.get("/livez")).status_code == 200
+        if ending == "failed":
+            house.launcher.failure = errors.ModelLoadError("the file is cut")
+        if ending == "draining":
+            assert await house.application.drain(1)
+        house.launcher.go()
+        await until(lambda: not house.application.readiness.starting)
+        answer = await house.client.get("/readyz")
+        if ending == "draining":
+            assert answer.json()["error"]["code"] == "draining"
+        else:
+            assert (answer.status_code, answer.json()) == (200, {"status": "ok"})

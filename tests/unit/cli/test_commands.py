@@ -68,5 +68,25 @@ class TestImport:
         assert result.stdout == f"Imported in int8: {path}\n"
         assert jobs.jobs[0].dtype == "fp32"
 
+    def test_what_is_here_already_is_not_imported_again_if_so_asked(
+        self, jobs: FakeJobRunner, file: Path, tmp_path: Path
+    ) -> None:
+        path = put(tmp_path / "cache" / "org" / "mine" / "int8", "int8")
+        (path / "provenance.json").write_text(f'{{"dtype": "int8", "source_file": "{file.name}"}}')
+        command = ["import", str(file), "--if-missing", "--cache-dir", str(tmp_path / "cache")]
+        assert invoke(*command).stdout == f"{file} is here already: {path}\n"
+        said = json.loads(invoke(*command, "--dtype", "int8", "--json").stdout)
+        assert said == {"model": "org/mine", "dtype": "int8", "path": str(path)}
+        assert jobs.jobs == []
+        for more in (["--dtype", "fp32"], ["--name", "other"]):
+            assert "Imported in int8" in invoke(*command, *more).stdout
+        assert len(jobs.jobs) == 2
+
+    def test_none_is_nothing(self, jobs: FakeJobRunner, tmp_path: Path) -> None:
+        result = invoke("import", "none", "--cache-dir", str(tmp_path / "cache"))
+        assert (result.exit_code, result.stdout) == (0, "")
+        assert "Nothing is imported" in result.stderr
+        assert not list(tmp_path.iterdir())
+
     def test_a_file_that_is_not_there_is_a_usage_error(self, tmp_path: Path) -> None:
         assert invoke("import", str(tmp_path / "nothing.gguf")).exit_code == 2

@@ -513,6 +513,20 @@ async def test_aborting_ends_everything_with_the_error() -> None:
 
 
 @asynchronous
+async def test_giving_up_waiting_ends_only_what_no_engine_has_begun_with() -> None:
+    house = House()
+    running = await house.begin("small", max_length=FOREVER)
+    await running.next()
+    house.launcher.hold()
+    waiting = await house.begin("large")
+    house.service.give_up_waiting(errors.Draining())
+    with pytest.raises(errors.Draining):
+        await waiting.next()
+    assert (await running.next()).text
+    running.cancel()
+
+
+@asynchronous
 async def test_aborting_does_not_touch_what_is_over() -> None:
     house = House()
     generation = await house.begin()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lemonade_serve import errors
-from lemonade_serve.domain.device import Device
+from lemonade_serve.domain.device import Device, ExecutionProvider
 from lemonade_serve.domain.events import BatchDecoded
 from lemonade_serve.domain.ports import Observer
 from lemonade_serve.protocol.messages import (
@@ -59,7 +59,7 @@ def launcher(
         settings,
         threads=1,
         lanes=Lanes(cpus=cpus, threads=1),
-        execution_providers={Device.CPU: "cpu"},
+        execution_providers={Device.CPU: ExecutionProvider(name="cpu", hardware="cpu")},
         observer=observer or RecordingObserver(),
     )
 

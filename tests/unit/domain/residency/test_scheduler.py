@@ -730,6 +730,55 @@ class TestLoss:
         assert world.unloaded == {unload: 1}
 
 
+class TestDrain:
+    def test_who_waits_for_room_is_refused_and_who_has_a_lease_goes_on(self) -> None:
+        world = World({Device.CPU: budget(1)})
+        world.use(A)
+        busy, waiting = world.acquire(A), world.acquire(B)
+        world.drain()
+        assert isinstance(world.refused[waiting], errors.Draining)
+        assert busy in world.leases
+        assert (world.resident(), world.stopping) == (["a"], set())
+        assert isinstance(world.refused[world.acquire(A)], errors.Draining)
+
+    def test_a_load_is_given_up_and_who_waits_for_it_is_refused(self) -> None:
+        world = World()
+        waiting = world.acquire(A)
+        world.drain()
+        assert isinstance(world.refused[waiting], errors.Draining)
+        assert world.aborted == {key("a")}
+        world.fail(key("a"), errors.Unavailable("the load was given up"))
+        assert world.departures() == [("a", "shutdown")]
+
+    def test_a_load_that_was_given_up_too_late_ends_at_once(self) -> None:
+        world = World()
+        world.acquire(A)
+        world.drain()
+        world.load()
+        assert world.stopping == {key("a")}
+
+    def test_what_drained_for_others_stays_for_those_that_it_serves(self) -> None:
+        world = World({Device.CPU: budget(1)}, max_wait_s=1.0)
+        world.use(A)
+        busy = world.acquire(A)
+        world.acquire(B)
+        world.pass_time(2)
+        assert world.scheduler.ledger.slots[key("a")].state is SlotState.DRAINING
+        world.drain()
+        assert world.scheduler.ledger.slots[key("a")].state is SlotState.RESIDENT
+        assert busy in world.leases
+
+    def test_closing_after_it_ends_the_rest(self) -> None:
+        world = World()
+        world.use(A)
+        world.acquire(A)
+        world.drain()
+        close = world.close()
+        world.reap()
+        assert world.unloaded == {close: 1}
+        assert world.departures() == [("a", "shutdown")]
+
+
 class TestClose:
     def test_everything_goes_and_nothing_comes(self) -> None:
         world = World({Device.CPU: budget(1)})

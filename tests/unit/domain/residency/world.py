@@ -127,6 +127,9 @@ class World:
         self.follow(self.scheduler.unload(ticket, self.now, model=name, device=device, force=force))
         return ticket
 
+    def drain(self) -> None:
+        self.follow(self.scheduler.drain(self.now))
+
     def close(self) -> int:
         ticket = self._ticket()
         self.unloads.add(ticket)

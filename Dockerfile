@@ -1,0 +1,87 @@
+# lemonade-serve as a container: docs/containers.md says how to build and to run it.
+#
+# Targets: cpu (the default), openvino (Intel iGPU and NPU), webgpu (any iGPU with Vulkan), export
+# (onnxruntime-genai's model builder). All bases are pinned by tag, all packages by
+# constraints.txt; every file of ours is the same, byte for byte, in every build (what is left is the
+# times of directories: a builder's `rewrite-timestamp=true` sets those).
+ARG PYTHON_IMAGE=python:3.12-slim-bookworm
+
+FROM ${PYTHON_IMAGE} AS tools
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends "binutils=2.40-*" "tini=0.19.*" \
+    && rm -rf /var/lib/apt/lists/*
+
+# What lemonade-serve depends on, less what no import of it reaches: tests, the libraries for the
+# Hugging Face hub and for made-up examples, onnxruntime's own tools, symbols for debuggers (numpy's
+# libraries were patched after they were linked, and do not survive a strip).
+FROM tools AS dependencies
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PYTHONHASHSEED=0
+WORKDIR /build
+COPY pyproject.toml constraints.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt \
+    && python -m venv --without-pip /opt/lemonade \
+    && pip --python /opt/lemonade/bin/python install --no-compile -c constraints.txt -r requirements.txt \
+    && pip --python /opt/lemonade/bin/python uninstall -y \
+        faker polyfactory huggingface_hub hf-xet fsspec filelock httpx2 httpcore2 truststore
+ARG SOURCE_DATE_EPOCH=0
+WORKDIR /opt/lemonade/lib/python3.12/site-packages
+RUN cp /usr/bin/tini-static /opt/lemonade/bin/tini \
+    && find . -depth -type d \( -name test -o -name tests -o -name testing -o -name _testbase \) \
+        -not -path './numpy/testing' -not -path './litestar/testing' -exec rm -r {} + \
+    && find . -type f \( -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.c' -o -name '*.h' \
+        -o -name '*.cc' -o -name '*.a' -o -name '*.proto' \) -delete \
+    && rm -r onnx/reference onnxruntime/transformers onnxruntime/quantization onnxruntime/tools \
+    && find . -name '*.so' -not -path './numpy*' -exec strip --strip-debug {} + \
+    && python -m compileall -q -f --invalidation-mode unchecked-hash . \
+    && find /opt/lemonade -exec touch --no-dereference --date="@${SOURCE_DATE_EPOCH}" {} +
+
+# lemonade-serve itself, apart: a change of it leaves the layer with the dependencies as it is.
+FROM dependencies AS package
+RUN --mount=type=cache,target=/root/.cache/pip pip install hatchling==1.33.0
+WORKDIR /build
+COPY README.md ./
+COPY lemonade_serve ./lemonade_serve
+RUN pip wheel --no-deps --no-build-isolation -w wheels . \
+    && pip --python /opt/lemonade/bin/python install --no-compile --no-deps --no-index --find-links wheels \
+        --prefix /package lemonade-serve \
+    && python -m compileall -q -f --invalidation-mode unchecked-hash /package \
+    && find /package -exec touch --no-dereference --date="@${SOURCE_DATE_EPOCH}" {} +
+
+# All that the targets have in common. pip goes, and the standard library is compiled once here: in
+# a read-only container every process would compile it anew.
+FROM ${PYTHON_IMAGE} AS runtime
+WORKDIR /usr/local/lib/python3.12
+RUN rm -r ensurepip site-packages/pip site-packages/pip-*.dist-info /usr/local/bin/pip* \
+    && find . -name __pycache__ -exec rm -r {} + \
+    && PYTHONHASHSEED=0 python -m compileall -q -f --invalidation-mode unchecked-hash \
+        -x '/(test|tests|idlelib|turtledemo|lib2to3|tkinter|pydoc_data)/' . \
+    && groupadd --gid 10001 lemonade \
+    && useradd --uid 10001 --gid 10001 --no-log-init --no-create-home \
+        --home-dir /var/lib/lemonade --shell /usr/sbin/nologin lemonade \
+    && install -d -m 1777 /var/cache/lemonade /var/lib/lemonade
+COPY --from=dependencies /opt/lemonade /opt/lemonade
+COPY --from=package /package /opt/lemonade
+ENV PATH=/opt/lemonade/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    LEMONADE_CACHE_DIR=/var/cache/lemonade \
+    LEMONADE_STATE_DIR=/var/lib/lemonade \
+    LEMONADE_SERVER__HOST=0.0.0.0
+WORKDIR /var/lib/lemonade
+VOLUME ["/var/cache/lemonade", "/var/lib/lemonade"]
+EXPOSE 1234
+USER 10001:10001
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
+    CMD ["lemonade-serve", "healthcheck"]
+ENTRYPOINT ["tini", "--", "lemonade-serve"]
+CMD ["serve"]
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="lemonade-serve" \
+      org.opencontainers.image.description="Serves many ONNX language models from one machine's NPU, iGPU and CPU" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+
+FROM runtime AS cpu
