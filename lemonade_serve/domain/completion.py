@@ -97,7 +97,7 @@ class CompletionService:
         self._pool = pool
         self._params = params
         self._observer = observer
-        self._turns = turns
+        self.turns = turns
         self._running: set[Generation] = set()
         self._clock = clock
 
@@ -129,7 +129,7 @@ class CompletionService:
         params = resolve(*await self._params.layers(request.client, info.name), request.options)
         if request.guided:
             params = _to_its_end(params, request.options)
-        works = self._turns.works(request, params)
+        works = self.turns.works(request, params)
         lease = self._pool.acquire(
             info,
             where,
@@ -153,7 +153,7 @@ class CompletionService:
 
     async def _run(self, generation: Generation, works: list[Work], lease: Lease) -> None:
         late = asyncio.get_running_loop().call_later(
-            max(0.0, generation.arrived + self._turns.timeout_s - self._clock()),
+            max(0.0, generation.arrived + self.turns.timeout_s - self._clock()),
             self._give_up,
             generation,
             lease,
@@ -170,7 +170,7 @@ class CompletionService:
     def _give_up(self, generation: Generation, lease: Lease) -> None:
         """The request has waited for its turn for as long as it may."""
         if not lease.running:
-            bound = f"within {self._turns.timeout_s:g} s"
+            bound = f"within {self.turns.timeout_s:g} s"
             late = f"{generation.model} did not begin with this request {bound}"
             generation.fail(errors.NoCapacity(late))
 
