@@ -51,6 +51,7 @@ from lemonade_serve.telemetry.logging import LogObserver, configure_logging
 from lemonade_serve.telemetry.metrics import MetricsObserver
 from lemonade_serve.telemetry.observers import Observers
 from lemonade_serve.telemetry.stats import StatsObserver
+from lemonade_serve.telemetry.tracing import traces
 
 log = structlog.get_logger()
 
@@ -106,8 +107,11 @@ async def open_app(
         devices=[device.value for device in room],
         version=__version__,
     )
-    observer = Observers(LogObserver(), stats, metrics)
     async with AsyncExitStack() as open_until_the_end:
+        traced = await open_until_the_end.enter_async_context(
+            traces(settings.tracing, settings.server)
+        )
+        observer = Observers(LogObserver(), stats, metrics, *filter(None, [traced]))
         state = open_until_the_end.enter_context(StateDirectory(settings.state_path))
         store = await open_until_the_end.enter_async_context(open_params_store(settings))
         pool = Pool(

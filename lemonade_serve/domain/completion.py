@@ -108,8 +108,14 @@ class CompletionService:
         try:
             return await self._begin(request)
         except errors.LemonadeError as error:
-            model, endpoint = request.placement.model, request.endpoint
-            self._observer.observe(RequestRefused.by(error, model=model, endpoint=endpoint))
+            refused = RequestRefused.by(
+                error,
+                model=request.placement.model,
+                endpoint=request.endpoint,
+                duration_s=max(0.0, self._clock() - request.arrived),
+                traceparent=request.traceparent,
+            )
+            self._observer.observe(refused)
             raise
 
     def abort(self, error: errors.LemonadeError) -> None:
