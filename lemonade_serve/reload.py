@@ -76,7 +76,8 @@ class Reloader:
 
     def _read(self, read: Callable[[], Settings]) -> _Wanted:
         found = changes(self.settings, read())
-        room = budgets(found.in_force.devices, read_memory().usable_bytes)
+        offered = budgets(found.in_force.devices, read_memory().usable_bytes)
+        room = {device: offered[device] for device in self._reached.pool.available}
         return _Wanted(found, read_api_keys(found.in_force), room)
 
     def _apply(self, wanted: _Wanted) -> list[str]:

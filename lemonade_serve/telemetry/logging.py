@@ -54,8 +54,9 @@ def configure_logging(settings: Log) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=settings.level.upper(), force=True)
-    # httpx says each request at info, which is the access log's business
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    # httpx says each request at info, which is the access log's business; alembic its plugins
+    for talkative in ("httpx", "alembic"):
+        logging.getLogger(talkative).setLevel(logging.WARNING)
 
 
 _TOLD = CheckpointLoading | CheckpointLoaded | CheckpointLoadFailed | CheckpointUnloaded
