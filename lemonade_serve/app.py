@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -30,15 +30,15 @@ from lemonade_serve.devices.memory import read_memory
 from lemonade_serve.devices.providers import CPU
 from lemonade_serve.devices.survey import Survey, survey
 from lemonade_serve.domain.clients import ClientParams
-from lemonade_serve.domain.completion import CompletionService, Turns
+from lemonade_serve.domain.completion import CompletionService
 from lemonade_serve.domain.conversations import Conversations
 from lemonade_serve.domain.placement import Locator
 from lemonade_serve.domain.ports import Clock, JobRunner, Launcher, Observer
 from lemonade_serve.domain.readiness import Readiness
-from lemonade_serve.domain.residency.policy import Bounds
 from lemonade_serve.domain.residency.pool import Pool
 from lemonade_serve.domain.residents import Residents
 from lemonade_serve.hub.catalog import DiskCatalog
+from lemonade_serve.reload import Reached, Reloader, bounds, turns
 from lemonade_serve.runtime.jobs import ProcessJobRunner
 from lemonade_serve.runtime.lanes import Lanes
 from lemonade_serve.runtime.launcher import ProcessLauncher
@@ -52,6 +52,7 @@ from lemonade_serve.telemetry.logging import LogObserver, configure_logging
 from lemonade_serve.telemetry.metrics import MetricsObserver
 from lemonade_serve.telemetry.observers import Observers
 from lemonade_serve.telemetry.stats import StatsObserver
+from lemonade_serve.telemetry.tracing import traces
 
 log = structlog.get_logger()
 
@@ -64,6 +65,7 @@ class Application(NamedTuple):
     pool: Pool
     conversations: Conversations
     readiness: Readiness
+    reloader: Reloader
     started: asyncio.Event
     """Set when a server has begun to run it."""
 
@@ -108,15 +110,18 @@ async def open_app(
         devices=[device.value for device in room],
         version=__version__,
     )
-    observer = Observers(LogObserver(), stats, metrics)
     async with AsyncExitStack() as open_until_the_end:
+        traced = await open_until_the_end.enter_async_context(
+            traces(settings.tracing, settings.server)
+        )
+        observer = Observers(LogObserver(), stats, metrics, *filter(None, [traced]))
         state = open_until_the_end.enter_context(StateDirectory(settings.state_path))
         store = await open_until_the_end.enter_async_context(open_params_store(settings))
         pool = Pool(
             launcher or open_until_the_end.enter_context(_launcher(settings, looked, observer)),
             observer,
             budgets=room,
-            bounds=_bounds(settings),
+            bounds=bounds(settings),
             clock=clock,
         )
         open_until_the_end.push_async_callback(pool.close)
@@ -135,10 +140,7 @@ async def open_app(
             pool,
             params,
             observer,
-            turns=Turns(
-                timeout_s=settings.pool.queue_timeout_s,
-                client_weights=settings.worker.client_weights,
-            ),
+            turns=turns(settings),
             clock=clock,
         )
         conversations = Conversations(
@@ -148,12 +150,14 @@ async def open_app(
         )
         await open_until_the_end.enter_async_context(_expiring(conversations, clock))
         started = asyncio.Event()
+        clients = Clients(read_api_keys(settings))
         access = _access(
             settings,
+            clients,
             observer,
             started,
-            readiness,
             {
+                "readiness": readiness,
                 "service": service,
                 "residents": residents,
                 "locator": locator,
@@ -165,8 +169,11 @@ async def open_app(
         )
         await locator.checkpoints()
         await residents.restore_pins()
-        await open_until_the_end.enter_async_context(_preloading(residents, settings, readiness))
-        yield Application(access, service, pool, conversations, readiness, started)
+        preloads = await open_until_the_end.enter_async_context(_preloads(residents))
+        preloads.start(settings.pool.preload, readiness)
+        reached = Reached(clients, pool, locator, params, service)
+        reloader = Reloader(settings, reached, preload=preloads.more)
+        yield Application(access, service, pool, conversations, readiness, reloader, started)
 
 
 def create_catalog(settings: Settings) -> DiskCatalog:
@@ -185,21 +192,19 @@ def create_job_runner(settings: Settings) -> JobRunner:
 
 def _access(
     settings: Settings,
+    clients: Clients,
     observer: Observer,
     started: asyncio.Event,
-    readiness: Readiness,
-    dependencies: Mapping[str, object],
+    dependencies: Mapping[str, Any],
 ) -> Access:
     """The HTTP side. `dependencies` is what handlers may ask for, by name."""
-    clients = Clients(read_api_keys(settings))
     open_to_all = open_paths(open_metrics=settings.server.open_metrics)
     provided = {
         **dependencies,
         "bounds": StreamBounds(
             status_hold_s=settings.server.status_hold_s, keepalive_s=settings.server.keepalive_s
         ),
-        "description": Description(keys=clients.known, open_to_all=open_to_all),
-        "readiness": readiness,
+        "description": Description(keys=lambda: clients.known, open_to_all=open_to_all),
     }
 
     @asynccontextmanager
@@ -222,6 +227,7 @@ def _access(
         request_max_body_size=settings.server.max_body_bytes,
         logging_config=None,
     )
+    readiness: Readiness = dependencies["readiness"]
     return Access(litestar, clients, readiness, open_to_all=open_to_all, observer=observer)
 
 
@@ -258,21 +264,6 @@ def _launcher(settings: Settings, looked: Survey, observer: Observer) -> Process
     )
 
 
-def _bounds(settings: Settings) -> Bounds:
-    return Bounds(
-        sequence_slots=settings.worker.sequence_slots,
-        max_queue=settings.worker.max_queue,
-        max_client_queue=settings.worker.max_client_queue,
-        kv_cache_tokens=settings.worker.kv_cache_tokens,
-        min_residency_s=settings.pool.min_residency_s,
-        max_wait_s=settings.pool.max_wait_s,
-        queue_timeout_s=settings.pool.queue_timeout_s,
-        idle_ttl_s=settings.pool.idle_ttl_s or None,
-        load_cooldown_s=settings.pool.load_cooldown_s,
-        unload_timeout_s=settings.pool.unload_timeout_s,
-    )
-
-
 @asynccontextmanager
 async def _expiring(conversations: Conversations, clock: Clock) -> AsyncGenerator[None]:
     """Let go of what is past its time, even when nobody asks for anything."""
@@ -290,24 +281,53 @@ async def _expiring(conversations: Conversations, clock: Clock) -> AsyncGenerato
         await asyncio.wait({expiring})
 
 
-@asynccontextmanager
-async def _preloading(
-    residents: Residents, settings: Settings, readiness: Readiness
-) -> AsyncGenerator[None]:
-    """Load what is pinned or named, while requests are answered already; then it has started."""
+class _Preloads:
+    """Loads what settings name, while requests are answered."""
 
-    def failed(model: str, error: errors.LemonadeError) -> None:
-        log.warning("preload_failed", model=model, code=error.code, reason=error.message)
+    def __init__(self, residents: Residents) -> None:
+        self._residents = residents
+        self.tasks: set[asyncio.Task[None]] = set()
 
-    def ended(preload: asyncio.Task[None]) -> None:
-        readiness.starting = False
+    def start(self, models: Sequence[str], readiness: Readiness) -> None:
+        """Load what is pinned and then these; then the daemon has started."""
+
+        async def load() -> None:
+            await self._residents.preload_pinned(_preload_failed)
+            await self._residents.preload(models, _preload_failed)
+
+        def started(_: asyncio.Task[None]) -> None:
+            readiness.starting = False
+
+        self._begin(load()).add_done_callback(started)
+
+    def more(self, models: Sequence[str]) -> None:
+        """Load these too."""
+        if models:
+            self._begin(self._residents.preload(models, _preload_failed))
+
+    def _begin(self, loading: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        preload = asyncio.create_task(loading, name="preload")
+        self.tasks.add(preload)
+        preload.add_done_callback(self._ended)
+        return preload
+
+    def _ended(self, preload: asyncio.Task[None]) -> None:
+        self.tasks.discard(preload)
         if not preload.cancelled() and (error := preload.exception()):
             log.error("preload_broke", exc_info=error)
 
-    preload = asyncio.create_task(residents.preload(settings.pool.preload, failed), name="preload")
-    preload.add_done_callback(ended)
+
+def _preload_failed(model: str, error: errors.LemonadeError) -> None:
+    log.warning("preload_failed", model=model, code=error.code, reason=error.message)
+
+
+@asynccontextmanager
+async def _preloads(residents: Residents) -> AsyncGenerator[_Preloads]:
+    preloads = _Preloads(residents)
     try:
-        yield
+        yield preloads
     finally:
-        preload.cancel()
-        await asyncio.wait({preload})
+        for preload in (left := set(preloads.tasks)):
+            preload.cancel()
+        if left:
+            await asyncio.wait(left)

@@ -52,9 +52,10 @@ log = structlog.get_logger()
 class Exchange:
     """One request and its answer, as far as the access log wants to know."""
 
-    def __init__(self, request_id: str, arrived: float) -> None:
+    def __init__(self, request_id: str, arrived: float, traceparent: str = "") -> None:
         self.request_id = request_id
         self.arrived = arrived
+        self.traceparent = traceparent
         self.client = ANYBODY
         self.generation: Generation | None = None
         self.status = 0
@@ -112,7 +113,7 @@ class Access:
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
-        exchange = Exchange(_request_id(scope), self._clock())
+        exchange = Exchange(_request_id(scope), self._clock(), _header(scope, b"traceparent")[:128])
         cast("dict[str, Any]", scope)["lemonade.exchange"] = exchange
 
         async def labelled(message: Message) -> None:
@@ -144,7 +145,7 @@ class Access:
         try:
             self._admit(scope)
         except errors.LemonadeError as error:
-            self._tell(scope["path"], error)
+            self._tell(scope, error)
             await _refuse(error, scope["path"], send)
         else:
             await self._app(scope, receive, send)
@@ -161,10 +162,18 @@ class Access:
         if path not in self._open:
             exchange_of(scope).client = self._clients.identify(scope["headers"])
 
-    def _tell(self, path: str, error: errors.LemonadeError) -> None:
+    def _tell(self, scope: HTTPScope, error: errors.LemonadeError) -> None:
         """A generation that is turned away here is one that no service hears of."""
-        if self._observer and (endpoint := _ENDPOINTS.get(path.removeprefix("/api"))):
-            self._observer.observe(RequestRefused.by(error, model=None, endpoint=endpoint))
+        endpoint = _ENDPOINTS.get(scope["path"].removeprefix("/api"))
+        if self._observer and endpoint:
+            refused = RequestRefused.by(
+                error,
+                model=None,
+                endpoint=endpoint,
+                duration_s=0.0,
+                traceparent=exchange_of(scope).traceparent,
+            )
+            self._observer.observe(refused)
 
     def _report(self, scope: HTTPScope, exchange: Exchange) -> None:
         figures = exchange.generation.figures() if exchange.generation else {}

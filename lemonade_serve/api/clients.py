@@ -21,7 +21,13 @@ class Clients:
     """The API keys by client; where there are none, everybody may ask and say who they are."""
 
     def __init__(self, keys: Mapping[str, str]) -> None:
-        self._digests = {name: _digest(key.encode()) for name, key in keys.items()}
+        self._digests: Mapping[str, bytes] = {}
+        self.replace(keys)
+
+    def replace(self, keys: Mapping[str, str]) -> bool:
+        """From now on these are the keys, and no others; returns whether that changes anything."""
+        before, self._digests = self._digests, {n: _digest(k.encode()) for n, k in keys.items()}
+        return before != self._digests
 
     @property
     def known(self) -> bool:

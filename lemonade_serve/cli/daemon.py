@@ -10,8 +10,8 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,13 @@ _LAST_S = 1.0
 
 
 async def run_daemon(
-    settings: Settings, when_ready: Callable[[], Coroutine[Any, Any, bool]] | None = None
+    settings: Settings,
+    when_ready: Callable[[], Coroutine[Any, Any, bool]] | None = None,
+    *,
+    read_again: Callable[[], Settings] | None = None,
 ) -> None:
     """Answer until SIGTERM or SIGINT, then let running requests finish; a second one cuts them.
+    SIGHUP puts the settings in force that `read_again` returns.
 
     `when_ready` runs as soon as the daemon answers, and says whether it shall go on. Raises
     SettingsError when the daemon may not, or cannot, listen where the settings say.
@@ -51,7 +55,8 @@ async def run_daemon(
     try:
         async with open_app(settings) as application:
             signals.opening = None
-            await _serve(settings, application, signals, when_ready)
+            async with _reloading(settings, application, signals, read_again):
+                await _serve(settings, application, signals, when_ready)
     except asyncio.CancelledError:
         if not signals.stopping.is_set():
             raise
@@ -64,9 +69,11 @@ class _Signals:
 
     def __init__(self, longest_end_s: float) -> None:
         self.stopping, self.hurrying = asyncio.Event(), asyncio.Event()
+        self.reloading = asyncio.Event()
         self.opening = asyncio.current_task()
         self._longest_end_s = longest_end_s
         loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, self.reloading.set)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
 
@@ -78,6 +85,41 @@ class _Signals:
         _give_up_after(self._longest_end_s)
         if self.opening:
             self.opening.cancel()
+
+
+@asynccontextmanager
+async def _reloading(
+    settings: Settings,
+    application: Application,
+    signals: _Signals,
+    read: Callable[[], Settings] | None,
+) -> AsyncGenerator[None]:
+    """Reload whenever that is asked for; when that was while reloading, once more."""
+
+    def allow(keys: bool) -> None:
+        _check_exposure(settings.server, keys=keys)
+
+    async def reload() -> None:
+        while await signals.reloading.wait():
+            signals.reloading.clear()
+            if read is None or signals.stopping.is_set():
+                log.warning("reload_ignored")
+                continue
+            notify.tell(notify.reloading())
+            await application.reloader.reload(read, allow)
+            notify.tell(notify.READY)
+
+    def ended(reloading: asyncio.Task[None]) -> None:
+        if not reloading.cancelled() and (error := reloading.exception()):
+            log.error("reload_broke", exc_info=error)
+
+    reloading = asyncio.create_task(reload(), name="reload")
+    reloading.add_done_callback(ended)
+    try:
+        yield
+    finally:
+        reloading.cancel()
+        await asyncio.wait({reloading})
 
 
 def longest_end_s(settings: Settings) -> float:

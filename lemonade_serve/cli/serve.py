@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ def serve(cache_dir: str | None, state_dir: str | None, config: Path | None, **s
 
     Models load when they are first asked for. On SIGTERM requests that are new or wait are refused
     with 503 while running ones finish, server.drain_timeout_s at most; a second signal cuts them.
+    On SIGHUP the settings are read again: what can change does, without a request lost, and the log
+    says what needs a restart.
     """
     flags = {"cache_dir": cache_dir, "state_dir": state_dir, "server": server}
-    asyncio.run(run_daemon(load_settings(file=config, flags=flags)))
+    read = functools.partial(load_settings, file=config, flags=flags)
+    asyncio.run(run_daemon(read(), read_again=read))

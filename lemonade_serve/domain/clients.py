@@ -56,7 +56,7 @@ class ClientParams:
 
     def __init__(self, store: ParamsStore, defaults: Options) -> None:
         self._store = store
-        self._defaults = defaults
+        self.defaults = defaults
 
     async def layers(self, client: str, model: str = "") -> list[Options]:
         """What a request's own options go on top of, for `resolve`."""
@@ -95,4 +95,4 @@ class ClientParams:
         await self._store.forget(client, model)
 
     async def _below(self, client: str, model: str) -> list[Options]:
-        return [self._defaults, await self._store.get(client)] if model else [self._defaults]
+        return [self.defaults, await self._store.get(client)] if model else [self.defaults]

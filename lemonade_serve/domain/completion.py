@@ -97,7 +97,7 @@ class CompletionService:
         self._pool = pool
         self._params = params
         self._observer = observer
-        self._turns = turns
+        self.turns = turns
         self._running: set[Generation] = set()
         self._clock = clock
 
@@ -108,8 +108,14 @@ class CompletionService:
         try:
             return await self._begin(request)
         except errors.LemonadeError as error:
-            model, endpoint = request.placement.model, request.endpoint
-            self._observer.observe(RequestRefused.by(error, model=model, endpoint=endpoint))
+            refused = RequestRefused.by(
+                error,
+                model=request.placement.model,
+                endpoint=request.endpoint,
+                duration_s=max(0.0, self._clock() - request.arrived),
+                traceparent=request.traceparent,
+            )
+            self._observer.observe(refused)
             raise
 
     def abort(self, error: errors.LemonadeError) -> None:
@@ -129,7 +135,7 @@ class CompletionService:
         params = resolve(*await self._params.layers(request.client, info.name), request.options)
         if request.guided:
             params = _to_its_end(params, request.options)
-        works = self._turns.works(request, params)
+        works = self.turns.works(request, params)
         lease = self._pool.acquire(
             info,
             where,
@@ -153,7 +159,7 @@ class CompletionService:
 
     async def _run(self, generation: Generation, works: list[Work], lease: Lease) -> None:
         late = asyncio.get_running_loop().call_later(
-            max(0.0, generation.arrived + self._turns.timeout_s - self._clock()),
+            max(0.0, generation.arrived + self.turns.timeout_s - self._clock()),
             self._give_up,
             generation,
             lease,
@@ -170,7 +176,7 @@ class CompletionService:
     def _give_up(self, generation: Generation, lease: Lease) -> None:
         """The request has waited for its turn for as long as it may."""
         if not lease.running:
-            bound = f"within {self._turns.timeout_s:g} s"
+            bound = f"within {self.turns.timeout_s:g} s"
             late = f"{generation.model} did not begin with this request {bound}"
             generation.fail(errors.NoCapacity(late))
 

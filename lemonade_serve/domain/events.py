@@ -107,6 +107,8 @@ class RequestFinished(msgspec.Struct, frozen=True, kw_only=True):
     decode_s: float | None
     time_to_first_token: float | None
     token_gaps: tuple[float, ...]
+    traceparent: str = ""
+    """The caller's trace, in W3C's words; empty if it said nothing."""
 
     @property
     def time_per_output_token(self) -> float | None:
@@ -128,15 +130,27 @@ class RequestRefused(msgspec.Struct, frozen=True, kw_only=True):
     outcome: Outcome
     reason: str
     """The code of its error."""
+    duration_s: float = 0.0
+    traceparent: str = ""
 
     @classmethod
-    def by(cls, error: errors.LemonadeError, *, model: str | None, endpoint: str) -> RequestRefused:
+    def by(
+        cls,
+        error: errors.LemonadeError,
+        *,
+        model: str | None,
+        endpoint: str,
+        duration_s: float,
+        traceparent: str,
+    ) -> RequestRefused:
         rejected = isinstance(error, errors.Retryable)
         return cls(
             model=model,
             endpoint=endpoint,
             outcome=Outcome.REJECTED if rejected else Outcome.ERROR,
             reason=error.code,
+            duration_s=duration_s,
+            traceparent=traceparent,
         )
 
 

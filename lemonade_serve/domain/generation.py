@@ -32,7 +32,7 @@ from lemonade_serve.protocol.messages import (
 class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Continue `prompt`, and each of `more_prompts`, in `n` ways; with `echo`, from its beginning
     on. `arrived` is when the request did, on the service's clock: times count from there.
-    `endpoint` is its route's short name, for the metrics."""
+    `endpoint` is its route's short name, for the metrics; `traceparent` is for traces."""
 
     prompt: Prompt
     more_prompts: tuple[Prompt, ...] = ()
@@ -45,6 +45,7 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
     streaming: bool = False
     guidance: Guidance | None = None
     echo: bool = False
+    traceparent: str = ""
 
     @property
     def prompts(self) -> tuple[Prompt, ...]:
@@ -105,6 +106,7 @@ class Generation:
         self._silent_until: float | None = None
         self._unfinished = self.n
         self._ways = request.n
+        self._traceparent = request.traceparent
         self._loop = asyncio.get_running_loop()
         self._unread: deque[Token | Finished | Exception] = deque()
         self._reader: asyncio.Future[None] | None = None
@@ -256,6 +258,7 @@ class Generation:
             decode_s=self.decode_s,
             time_to_first_token=_since(self.arrived, self.first_text_at),
             token_gaps=tuple(b - a for a, b in chain.from_iterable(map(pairwise, times))),
+            traceparent=self._traceparent,
         )
 
     def _outcome(self) -> Outcome:

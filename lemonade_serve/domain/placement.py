@@ -45,7 +45,7 @@ class Locator:
         self._catalog = catalog
         self._pool = pool
         self._observer = observer
-        self._default_model = default_model
+        self.default_model = default_model
         self.unusable = unusable or {}
         """Devices that the settings name, and that cannot serve."""
 
@@ -59,7 +59,7 @@ class Locator:
         resident = [slot for slot in self._pool.resident() if slot.key.device in where]
         model = placement.model
         if model is None:
-            model = resident[0].info.name if resident else self._default_model
+            model = resident[0].info.name if resident else self.default_model
         if model is None:
             raise errors.InvalidRequest(
                 "no model is named, none is resident and no default_model is set", param="model"

@@ -70,13 +70,24 @@ class Residents:
     async def preload(
         self, models: Iterable[str], failed: Callable[[str, errors.LemonadeError], None]
     ) -> None:
-        """Load what is pinned and then `models`, one after the other. One that cannot be loaded
-        is told to `failed`, and the rest go on, unless the daemon is shutting down."""
+        """Load `models`, one after the other. One that cannot be loaded is told to `failed`, and
+        the rest go on, unless the daemon is shutting down."""
+        await self._load_all([Placement(model=name) for name in models], failed)
+
+    async def preload_pinned(self, failed: Callable[[str, errors.LemonadeError], None]) -> None:
+        """As `preload`, what is pinned."""
         pinned = [
             Placement(model=pin.model, device=pin.device, dtype=pin.dtype)
             for pin in sorted(self._pool.pins)
         ]
-        for placement in [*pinned, *(Placement(model=name) for name in models)]:
+        await self._load_all(pinned, failed)
+
+    async def _load_all(
+        self,
+        placements: Iterable[Placement],
+        failed: Callable[[str, errors.LemonadeError], None],
+    ) -> None:
+        for placement in placements:
             try:
                 await self.load(placement)
             except errors.Draining:

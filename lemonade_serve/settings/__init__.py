@@ -15,6 +15,7 @@ from lemonade_serve.settings.schema import (
     Responses,
     Server,
     Settings,
+    Tracing,
     Worker,
 )
 
@@ -29,6 +30,7 @@ __all__ = [
     "Server",
     "Settings",
     "Sourced",
+    "Tracing",
     "Worker",
     "load_settings",
     "load_sourced",

@@ -163,6 +163,30 @@ class Log(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """`auto`: for people on a terminal, JSON everywhere else."""
 
 
+class Tracing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Traces of requests, for an OpenTelemetry collector. They hold no prompt, no answer and no
+    client."""
+
+    endpoint: Annotated[SecretUrl, Meta(pattern="^https?://[^/]")] | None = None
+    """Where spans are posted, OTLP over HTTP, such as `http://collector:4318/v1/traces`; none: no
+    traces."""
+    headers: dict[
+        Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,64}$")],
+        Annotated[Secret, Meta(pattern="^[\\x20-\\x7e]+$")],
+    ] = {}
+    """Sent with them, such as a collector's API key."""
+    sample_ratio: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    """The part of the requests that is traced; a caller that sends `traceparent` decides for its
+    own."""
+    service_name: Annotated[str, Meta(min_length=1)] = "lemonade-serve"
+    max_queue_spans: Count = 2048
+    """Spans that wait to be sent; what is more drops the oldest."""
+    interval_s: Seconds = 2.0
+    """They are sent so often, or as soon as there are 512."""
+    timeout_s: Seconds = 5.0
+    """A collector that takes longer gets none of them."""
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     cache_dir: str = "~/.cache/lemonade"
     """Where checkpoints are."""
@@ -191,6 +215,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     responses: Responses = Responses()
     job: Job = Job()
     log: Log = Log()
+    tracing: Tracing = Tracing()
 
     @property
     def cache_path(self) -> Path:

@@ -44,7 +44,7 @@ def configure_logging(settings: Log) -> None:
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.make_filtering_bound_logger(settings.level),
-        cache_logger_on_first_use=True,
+        cache_logger_on_first_use=False,  # or a logger would keep its level over a reload
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
@@ -54,8 +54,9 @@ def configure_logging(settings: Log) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=settings.level.upper(), force=True)
-    # httpx says each request at info, which is the access log's business
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    # httpx says each request at info, which is the access log's business; alembic its plugins
+    for talkative in ("httpx", "alembic"):
+        logging.getLogger(talkative).setLevel(logging.WARNING)
 
 
 _TOLD = CheckpointLoading | CheckpointLoaded | CheckpointLoadFailed | CheckpointUnloaded

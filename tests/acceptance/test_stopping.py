@@ -52,6 +52,16 @@ def test_by_default_it_is_gone_before_docker_kills_it() -> None:
     assert longest_end_s(Settings()) <= DOCKER_WAITS_S - 0.5
 
 
+def test_a_stream_of_a_minute_is_ended_in_time_by_default(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon()
+    running = begin(daemon, max_tokens=8000)
+    drain(daemon)
+    *_, last = running
+    assert last["error"]["code"] == "draining"
+    assert daemon.process.wait(60) == 0
+    assert daemon.logged("requests_cut", requests=1)
+
+
 @pytest.mark.parametrize("status_hold_s", ["60", "0.01"])
 def test_who_waits_for_a_turn_is_told_at_once_while_the_running_stream_finishes(
     start_daemon: StartDaemon, together: ThreadPoolExecutor, status_hold_s: str

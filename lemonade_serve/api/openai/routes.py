@@ -118,6 +118,7 @@ def _wanted(
         options=data.options(),
         placement=Placement(model=data.model, keep_alive=seconds(data.keep_alive)),
         arrived=exchange.arrived,
+        traceparent=exchange.traceparent,
         client=exchange.client,
         n=data.n or 1,
         endpoint=endpoint,

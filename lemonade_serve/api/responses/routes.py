@@ -114,6 +114,7 @@ async def create_response(
         options=data.options(),
         placement=Placement(model=data.model, keep_alive=seconds(data.keep_alive)),
         arrived=exchange.arrived,
+        traceparent=exchange.traceparent,
         client=exchange.client,
         endpoint="responses",
         streaming=bool(data.stream),

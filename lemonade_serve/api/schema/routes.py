@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from litestar import Litestar, MediaType, Request, Response, get
@@ -15,17 +16,19 @@ _NOTHING_FROM_ELSEWHERE = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 class Description:
-    """One application's, made when it is first asked for."""
+    """One application's, made when it is first asked for, with keys and without."""
 
-    def __init__(self, *, keys: bool, open_to_all: frozenset[str]) -> None:
+    def __init__(self, *, keys: Callable[[], bool], open_to_all: frozenset[str]) -> None:
+        """`keys`: whether an API key is needed, as it is now."""
         self._keys = keys
         self._open_to_all = open_to_all
-        self._document: Json | None = None
+        self._documents: dict[bool, Json] = {}
 
     def of(self, app: Litestar) -> Json:
-        if self._document is None:
-            self._document = describe(app, keys=self._keys, open_to_all=self._open_to_all)
-        return self._document
+        keys = self._keys()
+        if keys not in self._documents:
+            self._documents[keys] = describe(app, keys=keys, open_to_all=self._open_to_all)
+        return self._documents[keys]
 
 
 Described = NamedDependency[Description]

@@ -95,6 +95,7 @@ async def complete(
         options=data,
         placement=_placement(data),
         arrived=exchange.arrived,
+        traceparent=exchange.traceparent,
         client=exchange.client,
         endpoint="v0_completions",
         streaming=data.stream,

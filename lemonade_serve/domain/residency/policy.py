@@ -129,10 +129,10 @@ class Situation(NamedTuple):
         ]
 
     def surplus(self) -> Sequence[Slot]:
-        """Those that leave because the device uses more than its budget: idle ones, and never the
-        one used last."""
+        """Those that leave because the device uses more than its budget, or has more than it may:
+        idle ones, and never the one used last."""
         staying = [slot for slot in self.slots if not slot.going]
-        over = Room(taken(staying).memory_bytes - self.budget.memory_bytes, 0)
+        over = taken(staying).less(Room(self.budget.memory_bytes, self.budget.max_models))
         if over.nothing:
             return ()
         last = max(staying, key=lambda slot: slot.last_use)

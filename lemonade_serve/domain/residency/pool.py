@@ -149,6 +149,13 @@ class Pool:
         """From now on these are exempt from eviction, and no others."""
         self._do(self._scheduler.pin(pins, self._clock()))
 
+    def reconfigure(self, budgets: Budgets, bounds: Bounds) -> None:
+        """From now on these hold, of the same devices; who runs goes on in any case. What is too
+        much by them leaves as soon as it is idle. `sequence_slots` and `kv_cache_tokens` must stay:
+        workers were started with them."""
+        self._bounds = bounds
+        self._do(self._scheduler.reconfigure(budgets, bounds, self._clock()))
+
     @property
     def pins(self) -> frozenset[Pin]:
         return self._scheduler.pins

@@ -178,6 +178,11 @@ class Scheduler:
         self.pins = frozenset(pins)
         return self._settle(now)
 
+    def reconfigure(self, budgets: Budgets, bounds: Bounds, now: float) -> list[Effect]:
+        """From now on these hold: other numbers for the same devices."""
+        self.budgets, self._bounds = budgets, bounds
+        return self._settle(now)
+
     def tick(self, now: float) -> list[Effect]:
         """Time has passed: due at `next_wake`."""
         return self._settle(now)

@@ -368,7 +368,7 @@ async def test_a_wait_for_a_turn_in_the_engine_ends_too() -> None:
         await asyncio.Event().wait()
 
     house.worker.generate = never  # type: ignore[method-assign]
-    house.service._turns = Turns(timeout_s=0.0)
+    house.service.turns = Turns(timeout_s=0.0)
     generation = await house.begin()
     with pytest.raises(errors.NoCapacity, match="did not begin"):
         await generation.next()

@@ -156,6 +156,7 @@ async def test_unpinning_takes_back_what_it_names() -> None:
 async def test_kept_pins_are_in_force_and_loaded_again_after_a_restart() -> None:
     house = House(Pin("small", "cpu", "fp32"))
     await house.residents.restore_pins()
+    await house.residents.preload_pinned(house.failed)
     await house.residents.preload(["large"], house.failed)
     assert house.resident == [("large", "npu"), ("small", "cpu")]
     (small,) = [slot for slot in house.residents.slots() if slot.model == "small"]
@@ -166,6 +167,7 @@ async def test_kept_pins_are_in_force_and_loaded_again_after_a_restart() -> None
 async def test_what_cannot_be_preloaded_keeps_nothing_else_from_it() -> None:
     house = House(Pin("gone", "cpu", "int4"))
     await house.residents.restore_pins()
+    await house.residents.preload_pinned(house.failed)
     await house.residents.preload(["nobody", "large"], house.failed)
     assert house.failures == [("gone", "model_not_found"), ("nobody", "model_not_found")]
     assert house.resident == [("large", "npu")]

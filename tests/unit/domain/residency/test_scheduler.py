@@ -730,6 +730,67 @@ class TestLoss:
         assert world.unloaded == {unload: 1}
 
 
+class TestReconfigure:
+    def test_with_less_room_the_least_recently_used_idle_ones_go(self) -> None:
+        world = World({Device.CPU: budget(3)})
+        for info in (A, B, C):
+            world.use(info)
+        world.reconfigure({Device.CPU: budget(2)})
+        assert world.stopping == {key("a")}
+        world.reap()
+        assert world.departures() == [("a", "pressure")]
+        assert world.resident() == ["b", "c"]
+
+    def test_with_less_memory_too(self) -> None:
+        world = World({Device.CPU: budget(3, 100)})
+        for name in "abc":
+            world.use(model(name, 30))
+        world.reconfigure({Device.CPU: budget(3, 40)})
+        assert world.stopping == {key("a"), key("b")}
+
+    def test_who_runs_goes_on_and_leaves_when_it_is_idle(self) -> None:
+        world = World({Device.CPU: budget(2)})
+        world.use(A)
+        lease = world.acquire(A)
+        world.pass_time(1)
+        world.use(B)
+        busy = world.acquire(B)
+        world.reconfigure({Device.CPU: budget(1)})
+        assert (world.stopping, {lease, busy} <= world.leases.keys()) == (set(), True)
+        world.pass_time(1)
+        world.leave(busy)
+        assert world.stopping == set()  # it was used last
+        world.pass_time(1)
+        world.leave(lease)
+        assert world.stopping == {key("b")}
+
+    def test_what_is_pinned_stays(self) -> None:
+        world = World({Device.CPU: budget(2)})
+        for info in (A, B):
+            world.use(info)
+        world.pin(A)
+        world.reconfigure({Device.CPU: budget(1)})
+        assert world.stopping == set()
+
+    def test_with_more_room_those_who_wait_for_it_load(self) -> None:
+        world = World({Device.CPU: budget(1)})
+        world.use(A)
+        world.acquire(A)
+        world.acquire(B)
+        assert world.loading == {}
+        world.reconfigure({Device.CPU: budget(2)})
+        assert list(world.loading) == [key("b")]
+
+    def test_other_bounds_hold_for_the_next_request(self) -> None:
+        world = World(max_queue=0)
+        world.use(A)
+        for _ in range(2):
+            world.acquire(A)
+        assert isinstance(world.refused[world.acquire(A)], errors.QueueFull)
+        world.reconfigure(max_queue=1)
+        assert world.acquire(A) in world.leases
+
+
 class TestDrain:
     def test_who_waits_for_room_is_refused_and_who_has_a_lease_goes_on(self) -> None:
         world = World({Device.CPU: budget(1)})

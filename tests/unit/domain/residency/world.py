@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from lemonade_serve import errors
 from lemonade_serve.domain import events
 from lemonade_serve.domain.checkpoint import CheckpointInfo
@@ -41,10 +43,8 @@ class World:
     def __init__(
         self, budgets: dict[Device, DeviceBudget] | None = None, **bounds: float | None
     ) -> None:
-        self.scheduler = Scheduler(
-            budgets or {Device.CPU: budget()},
-            Bounds(**{**ROOMY, "max_queue": 98, **bounds}),  # type: ignore[arg-type]
-        )
+        self._bounds = Bounds(**{**ROOMY, "max_queue": 98, **bounds})  # type: ignore[arg-type]
+        self.scheduler = Scheduler(budgets or {Device.CPU: budget()}, self._bounds)
         self.now = 1000.0
         self.loading: dict[Key, CheckpointInfo] = {}
         self.aborted: set[Key] = set()
@@ -126,6 +126,14 @@ class World:
         self.unloads.add(ticket)
         self.follow(self.scheduler.unload(ticket, self.now, model=name, device=device, force=force))
         return ticket
+
+    def reconfigure(
+        self, budgets: dict[Device, DeviceBudget] | None = None, **bounds: float | None
+    ) -> None:
+        changed = msgspec.structs.replace(self._bounds, **bounds)
+        self.follow(
+            self.scheduler.reconfigure(budgets or dict(self.scheduler.budgets), changed, self.now)
+        )
 
     def drain(self) -> None:
         self.follow(self.scheduler.drain(self.now))
