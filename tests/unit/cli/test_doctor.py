@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from lemonade_serve.cli.doctor import doctor
+from lemonade_serve.devices.container import is_container
 
 
 @pytest.fixture
@@ -60,7 +61,10 @@ def test_programs_get_json(file: Path) -> None:
 def test_a_provider_that_is_not_there_is_a_failure(file: Path) -> None:
     result = invoke(file, "--json", LEMONADE_DEVICES__NPU__EXECUTION_PROVIDER="no-such")
     assert result.exit_code == 1
-    assert "fail" in [finding["level"] for finding in findings(result)["devices.npu"]]
+    (npu,) = findings(result)["devices.npu"]
+    assert npu["level"] == "fail"
+    assert "the execution provider no-such is not installed" in npu["said"]
+    assert [finding["level"] for finding in findings(result)["devices.cpu"]] == ["ok", "ok"]
 
 
 def test_settings_that_are_wrong_are_a_failure_and_the_rest_is_looked_at(file: Path) -> None:
@@ -109,3 +113,23 @@ def test_a_file_with_secrets_that_all_can_read_is_a_warning(file: Path) -> None:
     keys.chmod(0o600)
     settings = findings(invoke(file, "--json", LEMONADE_API_KEYS_FILE=str(keys)))["settings"]
     assert [finding["level"] for finding in settings] == ["ok"]
+
+
+def test_what_a_container_needs_is_one_line_for_docker() -> None:
+    result = CliRunner().invoke(doctor, ["--docker"])
+    assert result.exit_code == int(is_container())
+    (line,) = result.stdout.splitlines()
+    assert line.split()[-1].startswith("lemonade-serve:")
+    assert ("ask on the host" in result.stderr) == is_container()
+
+
+def test_what_a_container_needs_is_an_overlay_for_compose() -> None:
+    overlay = CliRunner().invoke(doctor, ["--compose"]).stdout.splitlines()
+    assert overlay[:2] == ["services:", "  lemonade-serve:"]
+    assert overlay[2].startswith("    image: lemonade-serve:")
+
+
+def test_what_a_container_needs_is_json_for_programs() -> None:
+    told = json.loads(CliRunner().invoke(doctor, ["--docker", "--json"]).stdout)
+    assert told["in_container"] == is_container()
+    assert {"devices", "groups", "ulimits", "environment", "image", "notes"} < set(told)

@@ -70,3 +70,13 @@ def test_a_device_is_named_once() -> None:
 def test_no_device_at_all_is_an_error() -> None:
     with pytest.raises(SettingsError, match="no device is offered"):
         budgets(Devices(cpu=DeviceSettings()), TOTAL)
+
+
+def test_what_cannot_serve_leaves_its_share_to_the_others() -> None:
+    devices = Devices(npu=on(), igpu=on(200))
+    assert list(budgets(devices, TOTAL, unusable={Device.NPU})) == [Device.IGPU, Device.CPU]
+    assert budgets(devices, TOTAL, unusable={Device.NPU})[Device.CPU].memory_bytes == 600
+
+
+def test_that_no_device_can_serve_is_no_fault_of_the_settings() -> None:
+    assert budgets(Devices(), TOTAL, unusable={Device.CPU}) == {}
