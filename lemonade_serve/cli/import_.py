@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import click
@@ -18,7 +18,7 @@ from lemonade_serve.domain.checkpoint import CheckpointInfo, check_name
 from lemonade_serve.domain.imports import import_gguf
 from lemonade_serve.errors import InvalidRequest
 from lemonade_serve.hub import download
-from lemonade_serve.hub.origin import Origin, find_origin
+from lemonade_serve.hub.origin import Here, Origin, find_origin
 from lemonade_serve.settings import Settings, load_settings
 
 _NONE = "none"
@@ -92,7 +92,8 @@ async def bring_and_import(
     if name is not None:
         check_name(name)
     catalog = create_catalog(settings)
-    with catalog.staging() as scratch, _progress_bar() as progress:
+    room = nullcontext(Path()) if isinstance(origin, Here) else catalog.staging()
+    with room as scratch, _progress_bar() as progress:
         click.echo(f"Importing {origin} ...", err=True)
         file = await asyncio.to_thread(origin.bring, scratch, progress)
         jobs = create_job_runner(settings)

@@ -108,6 +108,7 @@ curl http://localhost:1234/api/v0/health
     more={
         "all_models_loaded": "list",
         "devices": "list",
+        "unusable_devices": "list",
         "max_models": "object",
         "version": "text",
     },

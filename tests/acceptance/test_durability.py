@@ -174,7 +174,7 @@ def test_two_daemons_do_not_share_a_state_directory(
     first = start_daemon()
     second = serve(tmp_path, "--state-dir", str(tmp_path / "state"))
     assert second.returncode == 1
-    (line,) = second.stderr.splitlines()
+    *_, line = second.stderr.splitlines()
     assert f"another daemon (pid {first.process.pid}) uses {tmp_path / 'state'}" in line
     assert "--state-dir" in line
     assert first.client.get("/livez").status_code == 200
@@ -200,7 +200,7 @@ def test_a_daemon_does_not_touch_a_database_of_a_newer_one(
         connection.commit()
     refused = serve(tmp_path, "--state-dir", str(tmp_path / "state"))
     assert refused.returncode == 1
-    (line,) = refused.stderr.splitlines()
+    *_, line = refused.stderr.splitlines()
     assert f"{database} was made by a newer lemonade-serve; upgrade" in line
     with closing(sqlite3.connect(database)) as connection:
         kept = connection.execute("SELECT version_num FROM lemonade_schema").fetchall()
@@ -294,7 +294,7 @@ class TestTwoDaemonsOnOnePostgresql:
         with stopped(postgres):
             refused = serve(tmp_path, "--state-dir", str(tmp_path), LEMONADE_DATABASE_URL=url)
         assert refused.returncode == 1
-        (line,) = refused.stderr.splitlines()
+        *_, line = refused.stderr.splitlines()
         assert "postgresql:///postgres: " in line
         assert PASSWORD not in line
 
