@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lemonade_serve.settings.headers import read_headers
 from lemonade_serve.settings.keys import read_api_keys
 from lemonade_serve.settings.load import Sourced, load_settings, load_sourced
 from lemonade_serve.settings.memory import memory_bytes
@@ -36,4 +37,5 @@ __all__ = [
     "load_sourced",
     "memory_bytes",
     "read_api_keys",
+    "read_headers",
 ]

@@ -25,6 +25,8 @@ Secret = Annotated[str, Meta(extra={"secret": "all"})]
 """Never shown: `lemonade-serve config` prints stars."""
 SecretUrl = Annotated[str, Meta(extra={"secret": "password"})]
 """Shown without its password."""
+HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
+Header = Annotated[Secret, Meta(pattern=r"^[\x20-\x7e]+\Z")]
 CLIENT_NAME = r"^[A-Za-z0-9._:-]{1,64}$"
 ClientName = Annotated[str, Meta(pattern=CLIENT_NAME)]
 
@@ -170,11 +172,10 @@ class Tracing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     endpoint: Annotated[SecretUrl, Meta(pattern="^https?://[^/]")] | None = None
     """Where spans are posted, OTLP over HTTP, such as `http://collector:4318/v1/traces`; none: no
     traces."""
-    headers: dict[
-        Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,64}$")],
-        Annotated[Secret, Meta(pattern="^[\\x20-\\x7e]+$")],
-    ] = {}
+    headers: dict[HeaderName, Header] = {}
     """Sent with them, such as a collector's API key."""
+    headers_file: str | None = None
+    """More of them: a TOML file of lines `name = "value"`."""
     sample_ratio: Annotated[float, Meta(ge=0, le=1)] = 1.0
     """The part of the requests that is traced; a caller that sends `traceparent` decides for its
     own."""

@@ -28,7 +28,7 @@ from lemonade_serve.domain.events import (
     RequestRefused,
 )
 from lemonade_serve.domain.ports import Observer
-from lemonade_serve.settings import Server, Tracing
+from lemonade_serve.settings import Server, Tracing, read_headers
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -157,7 +157,8 @@ class TracesObserver:
 @asynccontextmanager
 async def traces(settings: Tracing, server: Server) -> AsyncGenerator[Observer | None]:
     """An observer that sends traces where the settings say, in batches and from a thread of its
-    own; None if they say nothing. What the collector does not take in time is dropped."""
+    own; None if they say nothing. What the collector does not take in time is dropped. Raises
+    SettingsError."""
     if settings.endpoint is None:
         yield None
         return
@@ -175,7 +176,7 @@ async def traces(settings: Tracing, server: Server) -> AsyncGenerator[Observer |
         shutdown_on_exit=False,
     )
     exporter = OTLPSpanExporter(
-        endpoint=settings.endpoint, headers=settings.headers, timeout=settings.timeout_s
+        endpoint=settings.endpoint, headers=read_headers(settings), timeout=settings.timeout_s
     )
     provider.add_span_processor(
         BatchSpanProcessor(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,8 +36,11 @@ def settings(url: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def daemon(start_daemon: Callable[..., Daemon], collector: Collector) -> Daemon:
-    daemon = start_daemon(**settings(collector.url))
+def daemon(start_daemon: Callable[..., Daemon], collector: Collector, tmp_path: Path) -> Daemon:
+    file = tmp_path / "headers"
+    file.write_text(f'Authorization = "Bearer {COLLECTORS_KEY}"')
+    by_file = {"LEMONADE_TRACING__HEADERS_FILE": str(file)}
+    daemon = start_daemon(**settings(collector.url) | by_file)
     daemon.client.headers["Authorization"] = f"Bearer {KEY}"
     return daemon
 
@@ -134,7 +138,9 @@ def test_no_prompt_no_answer_no_key_and_no_client_is_in_them(
     for secret in (PROMPT, text, KEY, COLLECTORS_KEY, "ann", "a-client", "somebody"):
         assert secret.encode() not in sent
     assert COLLECTORS_KEY not in daemon.log_text()
-    assert {headers["x_api_key"] for headers in collector.headers} == {COLLECTORS_KEY}
+    for headers in collector.headers:
+        assert headers["x_api_key"] == COLLECTORS_KEY
+        assert headers["authorization"] == f"Bearer {COLLECTORS_KEY}"
 
 
 def test_what_was_not_sent_yet_is_sent_at_the_end(
