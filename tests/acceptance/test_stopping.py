@@ -114,6 +114,36 @@ def test_who_waits_for_room_is_told_at_once(
     assert daemon.loads() == {"a": 1}
 
 
+@pytest.mark.parametrize("drain_timeout_s", ["60", "0.5"])
+def test_everybody_gets_an_answer_however_many_ask(
+    start_daemon: StartDaemon, together: ThreadPoolExecutor, drain_timeout_s: str
+) -> None:
+    daemon = start_daemon(
+        LEMONADE_WORKER__SEQUENCE_SLOTS="4", LEMONADE_SERVER__DRAIN_TIMEOUT_S=drain_timeout_s
+    )
+
+    def ask(n: int) -> str:
+        """How it ended; raises if the connection was cut."""
+        body = {**LONG, "max_tokens": 100 + n, "stream": n % 2 == 0}
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(daemon.socket))) as client:
+            answer = client.post("http://daemon/v1/completions", json=body, timeout=60)
+        if "draining" in answer.text:
+            assert answer.status_code == 503 or answer.text.endswith("}\n\n"), answer.text
+            return "draining"
+        assert '"finish_reason":"length"' in answer.text
+        assert n % 2 or answer.text.endswith("data: [DONE]\n\n")
+        return "whole"
+
+    asked = [together.submit(ask, n) for n in range(16)]
+    eventually(lambda: daemon.health()["model_loaded"])
+    eventually(lambda: daemon.model()["requests_running"] == 4)
+    eventually(lambda: daemon.model()["requests_waiting"] >= 8)
+    assert daemon.terminate() == 0
+    ends = [answer.result() for answer in asked]
+    assert ends.count("whole") >= (4 if drain_timeout_s == "60" else 0)
+    assert ends.count("draining") >= 8
+
+
 def test_a_load_under_way_is_given_up(
     start_daemon: StartDaemon, together: ThreadPoolExecutor
 ) -> None:
