@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import ipaddress
 import os
 import signal
-import socket
 import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
@@ -22,14 +20,13 @@ from granian.server.embed import Server
 from lemonade_serve import __version__
 from lemonade_serve.app import Application, open_app
 from lemonade_serve.cli import notify
-from lemonade_serve.errors import SettingsError
+from lemonade_serve.cli.listening import check_exposure, check_listening, ip_of, listening
 from lemonade_serve.settings import Server as ServerSettings
-from lemonade_serve.settings import Settings, read_api_keys
+from lemonade_serve.settings import Settings
 from lemonade_serve.telemetry.logging import configure_logging
 
 log = structlog.get_logger()
 
-_LOOPBACK = "127.0.0.1"
 _PARTING_S = 0.3
 """For connections that are open still when all has been said."""
 _LAST_S = 1.0
@@ -48,7 +45,7 @@ async def run_daemon(
     `when_ready` runs as soon as the daemon answers, and says whether it shall go on. Raises
     SettingsError when the daemon may not, or cannot, listen where the settings say.
     """
-    configure_logging(settings.log)  # before the first line: a logger keeps how it began
+    configure_logging(settings.log)  # before the first line
     check_listening(settings)
     wait_without_threads()
     signals = _Signals(longest_end_s(settings))
@@ -97,7 +94,7 @@ async def _reloading(
     """Reload whenever that is asked for; when that was while reloading, once more."""
 
     def allow(keys: bool) -> None:
-        _check_exposure(settings.server, keys=keys)
+        check_exposure(settings.server, keys=keys)
 
     async def reload() -> None:
         while await signals.reloading.wait():
@@ -196,14 +193,6 @@ def _threads_that_wait() -> Iterator[None]:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
-def listening(server: ServerSettings) -> str:
-    """Where the daemon answers, as a URL."""
-    if server.uds:
-        return f"unix:{server.uds}"
-    host = f"[{server.host}]" if ":" in server.host else server.host
-    return f"http://{host}:{server.port}"
-
-
 async def _drain(settings: Settings, application: Application, hurrying: asyncio.Event) -> None:
     access, timeout_s = application.asgi, settings.server.drain_timeout_s
     log.info("daemon_draining", requests=access.in_flight, timeout_s=timeout_s)
@@ -244,7 +233,7 @@ def _granian(application: Application, settings: ServerSettings) -> Server:
     """ADR 0002 says why it is embedded, and why it is one."""
     return Server(
         application.asgi,
-        address=str(_ip(settings)),
+        address=str(ip_of(settings)),
         port=settings.port,
         uds=Path(settings.uds) if settings.uds else None,
         interface=Interfaces.ASGI,
@@ -253,60 +242,3 @@ def _granian(application: Application, settings: ServerSettings) -> Server:
         websockets=False,
         log_enabled=False,
     )
-
-
-def check_listening(settings: Settings) -> None:
-    """Raises SettingsError when a daemon may not, or could not, listen there."""
-    _check_exposure(settings.server, keys=bool(read_api_keys(settings)))
-    _check_address(settings.server)
-
-
-def _check_exposure(server: ServerSettings, *, keys: bool) -> None:
-    if keys or server.uds or _ip(server).is_loopback:
-        return
-    if not server.allow_keyless:
-        raise SettingsError(
-            f"anyone who reaches {server.host} could use this server: set api_keys, listen on "
-            "127.0.0.1, or say --allow-keyless (LEMONADE_SERVER__ALLOW_KEYLESS=true)"
-        )
-    log.warning("keyless", host=server.host, advice="anyone who reaches this address is served")
-
-
-def _check_address(server: ServerSettings) -> None:
-    """Granian would share the port with another daemon, and take over another's socket file."""
-    if server.uds:
-        _check_socket_file(Path(server.uds))
-        return
-    family = socket.AF_INET6 if _ip(server).version == 6 else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((str(_ip(server)), server.port))
-        except OSError as error:
-            raise SettingsError(
-                f"cannot listen on {server.host} port {server.port}: {error.strerror}. "
-                "Is a daemon running already? Choose another port with --port"
-            ) from error
-
-
-def _check_socket_file(path: Path) -> None:
-    if path.exists() and not path.is_socket():
-        raise SettingsError(f"cannot listen on {path}: it is there already, and is no socket")
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink()  # left behind by a daemon that was killed
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise SettingsError(f"cannot listen on {path}: {error.strerror}") from error
-        else:
-            raise SettingsError(f"a daemon is listening on {path} already")
-
-
-def _ip(server: ServerSettings) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    try:
-        return ipaddress.ip_address(_LOOPBACK if server.host == "localhost" else server.host)
-    except ValueError:
-        raise SettingsError(f"server.host must be an IP address, not {server.host!r}") from None

@@ -12,8 +12,9 @@ import msgspec
 from lemonade_serve.app import create_catalog
 from lemonade_serve.cli import options
 from lemonade_serve.cli.client import Api, Figures
-from lemonade_serve.cli.daemon import check_listening, listening, run_daemon
+from lemonade_serve.cli.daemon import run_daemon
 from lemonade_serve.cli.import_ import bring_and_import
+from lemonade_serve.cli.listening import check_listening, listening
 from lemonade_serve.errors import ModelNotFound
 from lemonade_serve.hub.origin import DEMO, find_origin
 from lemonade_serve.settings import Log, Settings, load_settings, read_api_keys
