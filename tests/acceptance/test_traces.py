@@ -128,14 +128,21 @@ def test_no_prompt_no_answer_no_key_and_no_client_is_in_them(
 ) -> None:
     answer = daemon.client.post(
         "/v1/completions",
-        json={"model": MODEL, "prompt": PROMPT, "max_tokens": 8, "user": "somebody"},
+        json={
+            "model": MODEL,
+            "prompt": PROMPT,
+            "max_tokens": 8,
+            "temperature": 0,
+            "user": "somebody",
+        },
         headers={"X-Client-Id": "a-client"},
     )
     request(collector)
     assert daemon.terminate() == 0
     sent = b"".join(collector.bodies)
     text = answer.json()["choices"][0]["text"]
-    for secret in (PROMPT, text, KEY, COLLECTORS_KEY, "ann", "a-client", "somebody"):
+    assert len(text) > 8
+    for secret in (PROMPT, text, KEY, COLLECTORS_KEY, "a-client", "somebody"):
         assert secret.encode() not in sent
     assert COLLECTORS_KEY not in daemon.log_text()
     for headers in collector.headers:

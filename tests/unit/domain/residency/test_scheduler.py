@@ -961,6 +961,12 @@ class Chaos(RuleBasedStateMachine):
     def pin(self, infos: set[int], device: Device) -> None:
         self.world.pin(*(MODELS[n] for n in infos), device=device)
 
+    @rule(max_models=st.integers(1, 3), memory_bytes=st.sampled_from([30, 80]))
+    def reconfigure(self, max_models: int, memory_bytes: int) -> None:
+        npu = self.world.scheduler.budgets[Device.NPU]
+        cpu = budget(max_models, memory_bytes)
+        self.world.reconfigure({Device.NPU: npu, Device.CPU: cpu})
+
     @rule(seconds=st.sampled_from([0.1, 1.0, 5.0, 30.0]))
     def wait(self, seconds: float) -> None:
         self.world.pass_time(seconds)
@@ -991,8 +997,18 @@ class Chaos(RuleBasedStateMachine):
 
     @invariant()
     def there_are_never_too_many(self) -> None:
-        for device, allowed in self.world.scheduler.budgets.items():
-            assert len(self.world.scheduler.ledger.on(device)) <= allowed.max_models
+        for device, most in ((Device.NPU, 1), (Device.CPU, 3)):
+            assert len(self.world.scheduler.ledger.on(device)) <= most
+
+    @invariant()
+    def who_is_idle_and_too_much_is_on_its_way_out(self) -> None:
+        scheduler, now = self.world.scheduler, self.world.now
+        for device, allowed in scheduler.budgets.items():
+            staying = [slot for slot in scheduler.ledger.on(device) if not slot.going]
+            for slot in staying if len(staying) > allowed.max_models else ():
+                last = max(staying, key=lambda slot: slot.last_use)
+                young = slot.loaded_at + 2.0 > now
+                assert not slot.idle or scheduler.pinned(slot) or young or slot is last
 
     def teardown(self) -> None:
         """Whatever it was: it comes to an end when every load, stop and request does."""
@@ -1014,5 +1030,17 @@ class Chaos(RuleBasedStateMachine):
         assert world.stopped_while_serving == []
 
 
+class DrainingChaos(Chaos):
+    """And then it drains."""
+
+    @precondition(lambda self: self.world.waiting)
+    @rule()
+    def drain(self) -> None:
+        self.world.drain()
+        assert self.world.waiting == set()
+
+
 TestChaos = Chaos.TestCase
 TestChaos.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
+TestDrainingChaos = DrainingChaos.TestCase
+TestDrainingChaos.settings = settings(max_examples=50, stateful_step_count=60, deadline=None)
