@@ -48,6 +48,7 @@ RUN --mount=type=cache,target=/root/.cache/pip pip install hatchling==1.33.0
 WORKDIR /build
 COPY pyproject.toml README.md ./
 COPY lemonade_serve ./lemonade_serve
+# hadolint ignore=DL3013,DL3042
 RUN pip wheel --no-deps --no-build-isolation -w wheels . \
     && pip --python /opt/lemonade/bin/python install --no-compile --no-deps --no-index --find-links wheels \
         --prefix /package lemonade-serve \
@@ -103,7 +104,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 
 # Intel's iGPU and NPU. Debian's drivers; docs/containers.md says how newer ones get in.
 FROM runtime AS openvino
-USER root
+USER 0:0
 RUN apt-get update \
     && apt-get install -y --no-install-recommends \
         "intel-opencl-icd=22.43.*" "libze1=1.*" "ocl-icd-libopencl1=2.3.*" \
@@ -113,7 +114,7 @@ USER 10001:10001
 
 # Any iGPU with a Vulkan driver of Mesa's.
 FROM runtime AS webgpu
-USER root
+USER 0:0
 RUN apt-get update \
     && apt-get install -y --no-install-recommends "libvulkan1=1.3.*" "mesa-vulkan-drivers=22.3.*" \
     && rm -rf /var/lib/apt/lists/* /var/log/apt /var/log/dpkg.log /var/cache/ldconfig
