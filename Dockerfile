@@ -11,16 +11,22 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends "binutils=2.40-*" "tini=0.19.*" \
     && rm -rf /var/lib/apt/lists/*
 
+# Apart, so that what else changes in pyproject.toml installs nothing anew.
+FROM ${PYTHON_IMAGE} AS requirements
+WORKDIR /build
+COPY pyproject.toml ./
+RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt
+
 # What lemonade-serve depends on, less what no import of it reaches: tests, the libraries for the
 # Hugging Face hub and for made-up examples, onnxruntime's own tools, symbols for debuggers (numpy's
 # libraries were patched after they were linked, and do not survive a strip).
 FROM tools AS dependencies
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PYTHONHASHSEED=0
 WORKDIR /build
-COPY pyproject.toml constraints.txt ./
+COPY --from=requirements /build/requirements.txt ./
+COPY constraints.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt \
-    && python -m venv --without-pip /opt/lemonade \
+    python -m venv --without-pip /opt/lemonade \
     && pip --python /opt/lemonade/bin/python install --no-compile -c constraints.txt -r requirements.txt \
     && pip --python /opt/lemonade/bin/python uninstall -y \
         faker polyfactory huggingface_hub hf-xet fsspec filelock httpx2 httpcore2 truststore
@@ -40,8 +46,9 @@ RUN cp /usr/bin/tini-static /opt/lemonade/bin/tini \
 FROM dependencies AS package
 RUN --mount=type=cache,target=/root/.cache/pip pip install hatchling==1.33.0
 WORKDIR /build
-COPY README.md ./
+COPY pyproject.toml README.md ./
 COPY lemonade_serve ./lemonade_serve
+# hadolint ignore=DL3013,DL3042
 RUN pip wheel --no-deps --no-build-isolation -w wheels . \
     && pip --python /opt/lemonade/bin/python install --no-compile --no-deps --no-index --find-links wheels \
         --prefix /package lemonade-serve \
@@ -83,5 +90,52 @@ LABEL org.opencontainers.image.title="lemonade-serve" \
       org.opencontainers.image.description="Serves many ONNX language models from one machine's NPU, iGPU and CPU" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
+
+# The plugin execution providers that drive more than the CPU, each in files of its own.
+FROM dependencies AS plugins
+WORKDIR /build
+RUN --mount=type=cache,target=/root/.cache/pip \
+    for name in openvino webgpu; do \
+        pip install --no-compile --no-deps -c constraints.txt --prefix "/plugin/$name" \
+            "onnxruntime-ep-$name" || exit 1; \
+    done \
+    && python -m compileall -q -f --invalidation-mode unchecked-hash /plugin \
+    && find /plugin -exec touch --no-dereference --date="@${SOURCE_DATE_EPOCH}" {} +
+
+# Intel's iGPU and NPU. Debian's drivers; docs/containers.md says how newer ones get in.
+FROM runtime AS openvino
+USER 0:0
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends \
+        "intel-opencl-icd=22.43.*" "libze1=1.*" "ocl-icd-libopencl1=2.3.*" \
+    && rm -rf /var/lib/apt/lists/* /var/log/apt /var/log/dpkg.log /var/cache/ldconfig
+COPY --from=plugins /plugin/openvino /opt/lemonade
+USER 10001:10001
+
+# Any iGPU with a Vulkan driver of Mesa's.
+FROM runtime AS webgpu
+USER 0:0
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends "libvulkan1=1.3.*" "mesa-vulkan-drivers=22.3.*" \
+    && rm -rf /var/lib/apt/lists/* /var/log/apt /var/log/dpkg.log /var/cache/ldconfig
+COPY --from=plugins /plugin/webgpu /opt/lemonade
+USER 10001:10001
+
+# No daemon: onnxruntime-genai's model builder, which makes checkpoints of models as the hub has
+# them, and what it needs. Large, and built on its own.
+FROM ${PYTHON_IMAGE} AS export
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --extra-index-url "${TORCH_INDEX}" onnxruntime==1.31.1 onnxruntime-genai==0.18.0 \
+        onnx==1.23.2 onnx-ir==1.1.0 torch==2.15.0 transformers==5.24.0 optimum==2.3.0 \
+    && groupadd --gid 10001 lemonade \
+    && useradd --uid 10001 --gid 10001 --no-log-init --create-home lemonade \
+    && install -d -m 1777 /var/cache/lemonade
+ENV ORT_DISABLE_TELEMETRY=1
+VOLUME ["/var/cache/lemonade"]
+WORKDIR /var/cache/lemonade
+USER 10001:10001
+ENTRYPOINT ["python", "-m", "onnxruntime_genai.models.builder"]
+CMD ["--help"]
 
 FROM runtime AS cpu
