@@ -9,7 +9,7 @@ import msgspec
 
 from lemonade_serve import errors
 from lemonade_serve.domain import device as devices
-from lemonade_serve.domain.checkpoint import AUTO, CheckpointInfo
+from lemonade_serve.domain.checkpoint import AUTO, CheckpointInfo, Task
 from lemonade_serve.domain.device import Device, Unusable
 from lemonade_serve.domain.events import CatalogueListed
 from lemonade_serve.domain.ports import CheckpointCatalog, Observer
@@ -49,17 +49,29 @@ class Locator:
         self.unusable = unusable or {}
         """Devices that the settings name, and that cannot serve."""
 
-    async def locate(self, placement: Placement) -> tuple[CheckpointInfo, Sequence[Device]]:
+    async def locate(
+        self, placement: Placement, task: Task | None = None
+    ) -> tuple[CheckpointInfo, Sequence[Device]]:
         """The checkpoint and the devices that a request means: a resident one if it says no more
-        of it than the name, and what the disk has otherwise.
+        of it than the name, and what the disk has otherwise. With a `task`, one that is made for
+        it.
 
-        Raises InvalidRequest, DeviceUnavailable, NoDevice, ModelNotFound, NotAllowed.
+        Raises InvalidRequest, DeviceUnavailable, NoDevice, ModelNotFound, NotAllowed, WrongTask.
         """
+        info, where = await self._locate(placement, task)
+        if task is not None:
+            info.check_task(task)
+        return info, where
+
+    async def _locate(
+        self, placement: Placement, task: Task | None
+    ) -> tuple[CheckpointInfo, Sequence[Device]]:
         where = self.candidates(placement.device)
         resident = [slot for slot in self._pool.resident() if slot.key.device in where]
         model = placement.model
         if model is None:
-            model = resident[0].info.name if resident else self.default_model
+            fit = [slot.info.name for slot in resident if task in (None, slot.info.task)]
+            model = fit[0] if fit else self.default_model
         if model is None:
             raise errors.InvalidRequest(
                 "no model is named, none is resident and no default_model is set", param="model"
@@ -86,7 +98,8 @@ class Locator:
         found = await asyncio.to_thread(self._catalog.list, cache_dir)
         if cache_dir is None:
             models = {info.name for info in found} | {slot.model for slot in self._pool.slots()}
-            self._observer.observe(CatalogueListed(models=frozenset(models)))
+            encoders = {info.name: info.task.value for info in found if info.encoder}
+            self._observer.observe(CatalogueListed(models=frozenset(models), encoders=encoders))
         return found
 
     def usual_device(self, info: CheckpointInfo) -> str:
