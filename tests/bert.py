@@ -162,15 +162,21 @@ class _Graph:
         zero, step = self._constant("begin", np.int64(0)), self._constant("step", np.int64(1))
         places = self._do("Range", zero, length, step)
         told = self._do(
-            "Add", self._do("Gather", words, "input_ids"), self._do("Gather", types, "token_type_ids")
+            "Add",
+            self._do("Gather", words, "input_ids"),
+            self._do("Gather", types, "token_type_ids"),
         )
-        return self._norm("embeddings", self._do("Add", told, self._do("Gather", positions, places)))
+        return self._norm(
+            "embeddings", self._do("Add", told, self._do("Gather", positions, places))
+        )
 
     def _mask(self) -> str:
         """What is added to scores: nothing, or for padding the least number there is."""
         wide = self._do("Unsqueeze", "attention_mask", self._constant("axes", np.array([1, 2])))
         away = self._do(
-            "Sub", self._constant("1.0", np.float32(1)), self._do("Cast", wide, to=TensorProto.FLOAT)
+            "Sub",
+            self._constant("1.0", np.float32(1)),
+            self._do("Cast", wide, to=TensorProto.FLOAT),
         )
         return self._do("Mul", away, self._constant("least", np.finfo(np.float32).min))
 

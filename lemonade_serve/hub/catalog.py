@@ -57,7 +57,8 @@ class DiskCatalog:
     """The `CheckpointCatalog` (domain/ports.py) of a cache root and the other roots allowed.
 
     A checkpoint is any directory with a `genai_config.json`, or an encoder's (hub/encoders.py); it
-    is called by its path under the root, less a last part that is a dtype. Entries that begin with a dot are not looked at.
+    is called by its path under the root, less a last part that is a dtype. Entries that begin with
+    a dot are not looked at.
     """
 
     def __init__(self, root: Path, allowed: Sequence[Path] = ()) -> None:

@@ -123,7 +123,8 @@ class Described(msgspec.Struct, frozen=True, kw_only=True):
 def changed(path: Path) -> int | None:
     """When an encoder's directory last changed, in nanoseconds of Unix time; None if it is none.
 
-    A directory is one if it has a graph and does not generate, or if sentence-transformers wrote it.
+    A directory is one if it has a graph and does not generate, or if sentence-transformers wrote
+    it.
     """
     try:
         times = [(path / CONFIG).stat().st_mtime_ns]
@@ -163,9 +164,7 @@ def describe(path: Path) -> Described:
         width=config.width,
         alone=any(node.op_type in _MIXING for node in graph.node),
     )
-    return Described(
-        encoder=encoder, architecture=config.model_type, dtype=dtype_of(graph, file)
-    )
+    return Described(encoder=encoder, architecture=config.model_type, dtype=dtype_of(graph, file))
 
 
 def _graphs(path: Path) -> list[Path]:
@@ -220,7 +219,9 @@ def _pooling(path: Path, modules: list[_Module]) -> Pooling:
 def _pooling_of(file: Path) -> Pooling:
     said = _read(file, dict[str, Any])
     prefix = "pooling_mode_"
-    modes = [name.removeprefix(prefix) for name, on in said.items() if on is True and prefix in name]
+    modes = [
+        name.removeprefix(prefix) for name, on in said.items() if on is True and prefix in name
+    ]
     if mode := said.get("pooling_mode"):
         modes = [mode] if isinstance(mode, str) else list(mode)
     if len(modes) != 1 or modes[0] not in _POOLINGS:

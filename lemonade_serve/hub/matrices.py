@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lemonade_serve.errors import ModelLoadError
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, TensorProto
+    from onnx import GraphProto, NodeProto, TensorProto
 
 _STORED = {1: "fp32", 10: "fp16", 16: "bf16", 2: "int8", 3: "int8"}
 """By the numbers of onnx.TensorProto.DataType."""
@@ -71,10 +71,15 @@ def _elements(graph: GraphProto) -> Counter[str]:
         if node.op_type == "MatMulNBits":
             attributes = {a.name: a.i for a in node.attribute}
             elements[f"int{attributes.get('bits', 4)}"] += attributes["K"] * attributes["N"]
-        elif (place := _WEIGHT.get(node.op_type)) is not None:
-            if weight := _source(node.input[place], stored, unpacked):
-                elements[_STORED[weight.data_type]] += weight.dims[0] * weight.dims[1]
+        elif weight := _source(_weight(node), stored, unpacked):
+            elements[_STORED[weight.data_type]] += weight.dims[0] * weight.dims[1]
     return elements
+
+
+def _weight(node: NodeProto) -> str:
+    """The name of what the node multiplies with; empty, if it does not."""
+    place = _WEIGHT.get(node.op_type)
+    return "" if place is None else node.input[place]
 
 
 def _source(

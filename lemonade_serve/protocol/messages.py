@@ -2,8 +2,8 @@
 
 A worker says `Hello`, gets `Load`, answers `Ready` or `LoadFailed`; from then on the daemon sends
 `Generate` and `Cancel`, and the worker one `Events` frame for each step of its engine. A request
-has as many sequences as it asked for, counted from 0. The worker of an encoder gets `Encode` instead
-of `Generate`, and answers with an `Encoded` for each input, in any order. A job says
+has as many sequences as it asked for, counted from 0. The worker of an encoder gets `Encode`
+instead of `Generate`, and answers with an `Encoded` for each input, in any order. A job says
 `Hello`, gets `ImportGguf`, and sends `Progress` until `JobDone` or `JobFailed`. End of file in
 either direction means that the other side is gone. Times are seconds on the system's monotonic
 clock, which all processes of one machine share.
@@ -197,7 +197,7 @@ class Generate(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 class Encoding(msgspec.Struct, frozen=True, array_like=True):
     """Encode each of `inputs`, or score it as a document for `query`. `truncate`: cut what is too
-    long, rather than refuse it. `dimensions`: keep so many of each vector's numbers, the first ones.
+    long, rather than refuse it. `dimensions`: keep so many of each vector's numbers, the first.
     Inputs of different clients take turns, as requests do elsewhere. `field` is what the request
     calls its inputs, for errors."""
 
