@@ -16,6 +16,10 @@ from lemonade_serve.domain.ports import CheckpointCatalog, Observer
 from lemonade_serve.domain.residency.pool import Pool
 
 
+_ENCODES = "cpu"
+"""The execution provider that encoders run on."""
+
+
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
     """What a request may say about loading.
 
@@ -61,7 +65,7 @@ class Locator:
         info, where = await self._locate(placement, task)
         if task is not None:
             info.check_task(task)
-        return info, where
+        return info, self._fit(info, where) if placement.device == devices.HYBRID else where
 
     async def _locate(
         self, placement: Placement, task: Task | None
@@ -92,6 +96,14 @@ class Locator:
     def lacking(self) -> Sequence[str]:
         """Why nothing can be served; nothing where a device can."""
         return [] if self._pool.available else [devices.without_any(self.unusable)]
+
+    def _fit(self, info: CheckpointInfo, where: Sequence[Device]) -> Sequence[Device]:
+        """Of devices that nobody named: an encoder needs one whose execution provider is `cpu`."""
+        if info.encoder is None:
+            return where
+        views = self._pool.devices()
+        able = {view.device for view in views if view.execution_provider == _ENCODES}
+        return [device for device in where if device.value in able] or where
 
     async def checkpoints(self, cache_dir: str | None = None) -> Sequence[CheckpointInfo]:
         """What is on disk. Raises NotAllowed for a directory outside the allowed roots."""
