@@ -15,7 +15,6 @@ from lemonade_serve.domain.events import CatalogueListed
 from lemonade_serve.domain.ports import CheckpointCatalog, Observer
 from lemonade_serve.domain.residency.pool import Pool
 
-
 _ENCODES = "cpu"
 """The execution provider that encoders run on."""
 
