@@ -86,7 +86,7 @@ def put(
 
 
 def write(file: Path, content: object) -> None:
-    file.parent.mkdir(exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(content))
 
 
