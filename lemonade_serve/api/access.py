@@ -38,7 +38,9 @@ _ENDPOINTS = {
     "/v1/chat/completions": "chat_completions",
     "/v0/responses": "responses",
     "/v1/responses": "responses",
+    "/v0/embeddings": "embeddings",
     "/v1/embeddings": "embeddings",
+    "/v0/rerank": "rerank",
     "/v1/rerank": "rerank",
 }
 """Where models are asked for something, less `/api`, as the metrics call it."""

@@ -1,4 +1,4 @@
-"""The routes of encoders, under /v1 and /api/v1 alike."""
+"""The routes of encoders. The same handlers answer under /v1, /api/v1 and /api/v0."""
 
 from __future__ import annotations
 
@@ -186,5 +186,5 @@ routers = [
         guards=[nothing_unknown],
         tags=["Encoders"],
     )
-    for prefix in ("/v1", "/api/v1")
+    for prefix in ("/v1", "/api/v1", "/api/v0")
 ]

@@ -47,7 +47,7 @@ def test_a_document_comes_after_the_query_and_is_told_from_it(tmp_path: Path) ->
     row = reader(tmp_path).read(
         TextPrompt("a lemon"), "what is sour", truncate=False, named="documents[0]"
     )
-    assert spelt(row) == "[CLS] what is sour [SEP] a lemon [SEP]".split()
+    assert spelt(row) == ["[CLS]", "what", "is", "sour", "[SEP]", "a", "lemon", "[SEP]"]
     assert row.types == [0, 0, 0, 0, 0, 1, 1, 1]
 
 
@@ -57,7 +57,7 @@ def test_token_ids_are_read_as_they_are(tmp_path: Path) -> None:
 
 def test_the_checkpoints_prompt_is_put_before_a_text(tmp_path: Path) -> None:
     told = read(reader(tmp_path, prompt="what is "), "a lemon")
-    assert told == "[CLS] what is a lemon [SEP]".split()
+    assert told == ["[CLS]", "what", "is", "a", "lemon", "[SEP]"]
 
 
 def test_one_that_is_too_long_is_named_with_the_limit(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_truncated_it_keeps_its_special_tokens(tmp_path: Path) -> None:
 
 def test_truncated_the_longer_of_a_pair_is_cut(tmp_path: Path) -> None:
     told = read(reader(tmp_path), "sugar is sweet a a a", "lemon", truncate=True)
-    assert told == "[CLS] lemon [SEP] sugar is sweet a [SEP]".split()
+    assert told == ["[CLS]", "lemon", "[SEP]", "sugar", "is", "sweet", "a", "[SEP]"]
 
 
 def test_a_text_is_read_to_its_end_where_nothing_becomes_of_most_of_it(tmp_path: Path) -> None:
