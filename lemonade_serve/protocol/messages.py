@@ -173,7 +173,7 @@ class Load(msgspec.Struct, frozen=True, tag=True, array_like=True):
     provider_options: tuple[tuple[str, str], ...] = ()
     hardware: str = "cpu"
     encoder: Encoder | None = None
-    encode_batch_tokens: int = 1024
+    encode_batch_tokens: int = 512
     encode_input_tokens: int = 2048
 
 

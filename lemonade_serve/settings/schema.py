@@ -123,7 +123,7 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     prefill_chunk_tokens: Annotated[int, Meta(ge=16)] = 128
     """A prompt is read in pieces of so many tokens; while others stream, in pieces half as long,
     and they advance in between."""
-    encode_batch_tokens: Annotated[int, Meta(ge=16)] = 1024
+    encode_batch_tokens: Annotated[int, Meta(ge=16)] = 512
     """An embedding model or a reranker reads inputs of so many tokens, padding included, at once;
     other models wait for their turn at the cores meanwhile."""
     encode_input_tokens: Annotated[int, Meta(ge=16)] = 2048

@@ -27,7 +27,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     idle_ttl_s: float | None = None
     load_cooldown_s: float = 10.0
     unload_timeout_s: float = 600.0
-    encode_batch_tokens: int = 1024
+    encode_batch_tokens: int = 512
     encode_input_tokens: int = 2048
 
     def kv_tokens(self, info: CheckpointInfo) -> int:

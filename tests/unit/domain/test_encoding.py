@@ -215,5 +215,5 @@ def test_an_encoder_is_charged_for_its_batches_and_has_no_kv_cache() -> None:
     wide = encoder(
         memory_bytes=1000, encoder=msgspec.structs.replace(info.encoder, width=10, heads=2)
     )
-    # three copies of 1024 tokens' numbers, and of each one's attention to 256
-    assert bounds.expected_bytes(wide) == 1000 + 3 * 4 * 1024 * (10 + 2 * 256)
+    # three copies of 512 tokens' numbers, and of each one's attention to 256
+    assert bounds.expected_bytes(wide) == 1000 + 3 * 4 * 512 * (10 + 2 * 256)
