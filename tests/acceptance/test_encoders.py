@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +283,25 @@ def test_the_least_recently_used_goes_whatever_it_is_for(
         embedded(daemon, "a")
         assert set(daemon.resident()) == {MINILM}
         assert daemon.departures(reason="lru") == [MINILM, MODEL]
+
+
+def test_a_client_that_leaves_takes_its_request_along(encoders_dir: Path, tmp_path: Path) -> None:
+    with Daemon.start(tmp_path, {"LEMONADE_CACHE_DIR": str(encoders_dir)}) as daemon:
+        embedded(daemon, "a")
+        (worker,) = daemon.workers()
+        worker.suspend()
+        body = json.dumps({"model": MINILM, "input": ["a"] * 99}).encode()
+        head = f"POST /v1/embeddings HTTP/1.1\r\nHost: d\r\nContent-Length: {len(body)}\r\n\r\n"
+        with closing(socket.socket(socket.AF_UNIX)) as leaving:
+            leaving.connect(str(daemon.socket))
+            leaving.sendall(head.encode() + body)
+            eventually(lambda: daemon.model()["is_busy"])
+        eventually(lambda: not daemon.model()["is_busy"])
+        labels = {"model": MINILM, "endpoint": "embeddings", "outcome": "cancelled"}
+        assert Scrape(daemon).total("requests_total", **labels) == 1
+        worker.resume()
+        embedded(daemon, "a")
+        assert daemon.logged("request_finished", outcome="cancelled", inputs=99)
 
 
 def test_a_worker_that_is_killed_loses_its_request_and_comes_back(
