@@ -178,6 +178,24 @@ async def test_one_that_does_not_begin_in_time_may_be_sent_again() -> None:
 
 
 @asynchronous
+async def test_while_draining_what_has_not_begun_is_given_up_and_what_runs_goes_on() -> None:
+    house = House()
+    await house.encode("a")
+    house.worker.hush()
+    running = await house.begin("a")
+    await until(lambda: running.started_at is not None)
+    house.launcher.hold()
+    waiting = await house.begin("a", model="ranker", task=Task.RERANK)
+    house.service.give_up_waiting(errors.Draining())
+    with pytest.raises(errors.Draining):
+        await waiting.values()
+    house.worker.speak()
+    assert len(await running.values()) == 1
+    outcomes = [e.outcome for e in house.observer.events if isinstance(e, RequestFinished)]
+    assert outcomes == [Outcome.OK, Outcome.REJECTED, Outcome.OK]
+
+
+@asynchronous
 async def test_figures_tell_numbers_and_no_text() -> None:
     house = House()
     encoding = await house.begin("a b")
