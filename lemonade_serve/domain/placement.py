@@ -15,8 +15,8 @@ from lemonade_serve.domain.events import CatalogueListed
 from lemonade_serve.domain.ports import CheckpointCatalog, Observer
 from lemonade_serve.domain.residency.pool import Pool
 
-_ENCODES = "cpu"
-"""The execution provider that encoders run on."""
+_ENCODES = ("cpu", "cpuexecutionprovider")
+"""The execution provider that encoders run on, in lower case."""
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,7 +101,7 @@ class Locator:
         if info.encoder is None:
             return where
         views = self._pool.devices()
-        able = {view.device for view in views if view.execution_provider == _ENCODES}
+        able = {view.device for view in views if view.execution_provider.lower() in _ENCODES}
         return [device for device in where if device.value in able] or where
 
     async def checkpoints(self, cache_dir: str | None = None) -> Sequence[CheckpointInfo]:

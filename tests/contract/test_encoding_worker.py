@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lemonade_serve import errors
-from lemonade_serve.domain.device import Device
+from lemonade_serve.domain.device import Device, ExecutionProvider
 from lemonade_serve.domain.ports import Worker
 from lemonade_serve.hub.catalog import DiskCatalog
 from lemonade_serve.protocol.messages import Begun, Encoded, Encoding, TextPrompt, TokensPrompt
@@ -35,7 +35,7 @@ def house(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[
         WorkerSettings(),
         threads=1,
         lanes=Lanes(cpus=1, threads=1),
-        execution_providers={Device.CPU: "cpu"},
+        execution_providers={Device.CPU: ExecutionProvider(name="cpu", hardware="cpu")},
         observer=RecordingObserver(),
     ) as launcher:
         yield lambda: House(launcher, info, kill_process)
