@@ -19,6 +19,7 @@ from lemonade_serve.api import system
 from lemonade_serve.api.access import Access, open_paths
 from lemonade_serve.api.answer import StreamBounds
 from lemonade_serve.api.clients import Clients
+from lemonade_serve.api.encoding import routes as encoding_routes
 from lemonade_serve.api.openai import routes as openai_routes
 from lemonade_serve.api.responses import routes as responses_routes
 from lemonade_serve.api.schema import routes as schema_routes
@@ -32,6 +33,7 @@ from lemonade_serve.devices.survey import Survey, survey
 from lemonade_serve.domain.clients import ClientParams
 from lemonade_serve.domain.completion import CompletionService
 from lemonade_serve.domain.conversations import Conversations
+from lemonade_serve.domain.encoding import EncodingService
 from lemonade_serve.domain.placement import Locator
 from lemonade_serve.domain.ports import Clock, JobRunner, Launcher, Observer
 from lemonade_serve.domain.readiness import Readiness
@@ -62,6 +64,7 @@ class Application(NamedTuple):
 
     asgi: Access
     service: CompletionService
+    encoders: EncodingService
     pool: Pool
     conversations: Conversations
     readiness: Readiness
@@ -75,6 +78,7 @@ class Application(NamedTuple):
         self.readiness.draining = True
         self.pool.drain()
         self.service.give_up_waiting(errors.Draining())
+        self.encoders.give_up_waiting(errors.Draining())
         return await self.asgi.idle(timeout_s)
 
     async def cut(self) -> None:
@@ -143,6 +147,9 @@ async def open_app(
             turns=turns(settings),
             clock=clock,
         )
+        encoders = EncodingService(
+            locator, pool, observer, turns=lambda: service.turns, clock=clock
+        )
         conversations = Conversations(
             keep_s=settings.responses.keep_s,
             max_kept=settings.responses.max_kept,
@@ -159,6 +166,7 @@ async def open_app(
             {
                 "readiness": readiness,
                 "service": service,
+                "encoders": encoders,
                 "residents": residents,
                 "locator": locator,
                 "params": params,
@@ -173,7 +181,9 @@ async def open_app(
         preloads.start(settings.pool.preload, readiness)
         reached = Reached(clients, pool, locator, params, service)
         reloader = Reloader(settings, reached, preload=preloads.more)
-        yield Application(access, service, pool, conversations, readiness, reloader, started)
+        yield Application(
+            access, service, encoders, pool, conversations, readiness, reloader, started
+        )
 
 
 def create_catalog(settings: Settings) -> DiskCatalog:
@@ -219,6 +229,7 @@ def _access(
             v0_routes.router,
             *openai_routes.routers,
             *responses_routes.routers,
+            *encoding_routes.routers,
         ],
         dependencies={name: _provide(thing) for name, thing in provided.items()},
         exception_handlers={Exception: api_errors.respond},

@@ -4,7 +4,8 @@ LemonadeError
 ├── InvalidRequest              a parameter or prompt that can never work
 │   ├── ContextLengthExceeded   prompt longer than the model's context
 │   ├── DeviceUnavailable       a device or dtype that this machine or checkpoint lacks
-│   └── NoChatTemplate          chat asked of a checkpoint without a template
+│   ├── NoChatTemplate          chat asked of a checkpoint without a template
+│   └── WrongTask               asked of a checkpoint what it is not made for
 ├── Unauthenticated             no API key, or a wrong one
 ├── NotAllowed                  understood, and refused
 ├── ModelNotFound               no such checkpoint
@@ -66,6 +67,12 @@ class NoChatTemplate(InvalidRequest):
     """This checkpoint has no chat template: use a completions route."""
 
     code = "no_chat_template"
+
+
+class WrongTask(InvalidRequest):
+    """This model is made for something else."""
+
+    code = "wrong_task"
 
 
 class Unauthenticated(LemonadeError):

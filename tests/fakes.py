@@ -6,6 +6,7 @@ import asyncio
 import functools
 import itertools
 import math
+import struct
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -16,12 +17,16 @@ from lemonade_serve.domain.device import Device, DeviceBudget
 from lemonade_serve.domain.events import Event
 from lemonade_serve.domain.generation import CompletionRequest, Generation
 from lemonade_serve.domain.placement import Placement
-from lemonade_serve.domain.ports import Deliver, Pin
+from lemonade_serve.domain.ports import Deliver, DeliverEncoded, Pin
 from lemonade_serve.domain.residency.policy import Bounds
 from lemonade_serve.domain.residency.pool import Lease, Pool
 from lemonade_serve.domain.residency.slot import Key
 from lemonade_serve.protocol.messages import (
+    Begun,
     Echo,
+    Encoded,
+    Encoder,
+    Encoding,
     Finished,
     FinishReason,
     ImportGguf,
@@ -117,6 +122,7 @@ class FakeWorker:
         self.memory_bytes = 1 << 20
         self.kv_tokens = 0
         self.works: list[Work] = []
+        self.encodings: list[Encoding] = []
         self.ahead: Sequence[int] = ()
         self.closed = 0
         """Requests that ended, however."""
@@ -169,6 +175,24 @@ class FakeWorker:
                     deliver(self._say(n, index, work.params.logprobs))
             for index in range(work.n):
                 deliver(Finished(1, "", FinishReason.LENGTH, index))
+        finally:
+            self.closed += 1
+
+    async def encode(self, work: Encoding, deliver: DeliverEncoded) -> None:
+        """The last input first. Its vector says how many words it has, and whether with a query; a
+        score is the more, the fewer words there are."""
+        if self.exited.done():
+            raise self._loss()
+        self.encodings.append(work)
+        try:
+            deliver(Begun(1, _now()))
+            self.started.set()
+            for index in reversed(range(len(work.inputs))):
+                await self._turn(index)
+                words = _length(work.inputs[index])
+                told = (float(words), 0.5) if work.query is None else (1 / (1 + words),)
+                values = struct.pack(f"<{len(told)}f", *told)
+                deliver(Encoded(1, index, words, values))
         finally:
             self.closed += 1
 
@@ -300,6 +324,12 @@ def checkpoint(name: str = "small", dtype: str = "int4", **fields: Any) -> Check
         "modified_s": 1_700_000_000,
     }
     return CheckpointInfo(name=name, dtype=dtype, **{**known, **fields})
+
+
+def encoder(name: str = "embedder", task: Any = "embedding", **fields: Any) -> CheckpointInfo:
+    """As `checkpoint`, of what encodes."""
+    made = Encoder(task, "onnx/model.onnx", 256)
+    return checkpoint(name, "fp32", **{"encoder": made, "context_length": 256, **fields})
 
 
 class FakePinStore:

@@ -19,6 +19,7 @@ from lemonade_serve import errors
 from lemonade_serve.api.clients import ANYBODY, Clients
 from lemonade_serve.api.errors import show
 from lemonade_serve.domain.completion import Generation
+from lemonade_serve.domain.encoding import Encoding
 from lemonade_serve.domain.events import RequestRefused
 from lemonade_serve.domain.ports import Clock, Observer
 from lemonade_serve.domain.readiness import Readiness
@@ -37,8 +38,12 @@ _ENDPOINTS = {
     "/v1/chat/completions": "chat_completions",
     "/v0/responses": "responses",
     "/v1/responses": "responses",
+    "/v0/embeddings": "embeddings",
+    "/v1/embeddings": "embeddings",
+    "/v0/rerank": "rerank",
+    "/v1/rerank": "rerank",
 }
-"""Where generations are asked for, less `/api`, as the metrics call it."""
+"""Where models are asked for something, less `/api`, as the metrics call it."""
 
 
 def open_paths(*, open_metrics: bool) -> frozenset[str]:
@@ -58,6 +63,7 @@ class Exchange:
         self.traceparent = traceparent
         self.client = ANYBODY
         self.generation: Generation | None = None
+        self.encoding: Encoding | None = None
         self.status = 0
         self.failed = False
         """Set when an error ended a stream whose status was already sent."""
@@ -163,7 +169,7 @@ class Access:
             exchange_of(scope).client = self._clients.identify(scope["headers"])
 
     def _tell(self, scope: HTTPScope, error: errors.LemonadeError) -> None:
-        """A generation that is turned away here is one that no service hears of."""
+        """A request of a model that is turned away here is one that no service hears of."""
         endpoint = _ENDPOINTS.get(scope["path"].removeprefix("/api"))
         if self._observer and endpoint:
             refused = RequestRefused.by(
@@ -176,7 +182,8 @@ class Access:
             self._observer.observe(refused)
 
     def _report(self, scope: HTTPScope, exchange: Exchange) -> None:
-        figures = exchange.generation.figures() if exchange.generation else {}
+        work = exchange.generation or exchange.encoding
+        figures = work.figures() if work else {}
         log.info(
             "request_finished",
             method=scope["method"],

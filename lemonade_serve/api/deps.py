@@ -10,6 +10,7 @@ from lemonade_serve.api.answer import StreamBounds
 from lemonade_serve.domain.clients import ClientParams
 from lemonade_serve.domain.completion import CompletionService
 from lemonade_serve.domain.conversations import Conversations
+from lemonade_serve.domain.encoding import EncodingService
 from lemonade_serve.domain.events import RequestFinished
 from lemonade_serve.domain.placement import Locator
 from lemonade_serve.domain.readiness import Readiness
@@ -17,6 +18,7 @@ from lemonade_serve.domain.residents import Residents
 
 # A Protocol would not do here: Litestar checks a dependency with isinstance.
 Service = NamedDependency[CompletionService]
+Encoders = NamedDependency[EncodingService]
 Resident = NamedDependency[Residents]
 Finder = NamedDependency[Locator]
 Bounds = NamedDependency[StreamBounds]

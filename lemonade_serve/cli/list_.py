@@ -34,7 +34,9 @@ def list_(cache_dir: str | None, config: Path | None, as_json: bool) -> None:
 
 
 def _row(info: CheckpointInfo) -> dict[str, object]:
-    return {**msgspec.structs.asdict(info), "path": str(info.path)}
+    known = {**msgspec.structs.asdict(info), "path": str(info.path), "task": info.task.value}
+    del known["encoder"]
+    return known
 
 
 def _table(checkpoints: Sequence[CheckpointInfo]) -> Table:

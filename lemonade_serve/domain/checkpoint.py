@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import enum
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-from lemonade_serve.errors import DeviceUnavailable, InvalidRequest
+from lemonade_serve.errors import DeviceUnavailable, InvalidRequest, WrongTask
+from lemonade_serve.protocol.messages import Encoder
 
 DTYPES = ("int4", "int8", "fp16", "bf16", "fp32")
 """In the order in which `auto` prefers them."""
@@ -17,10 +19,25 @@ AUTO = "auto"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 
 
+class Task(enum.Enum):
+    """What a checkpoint is made for."""
+
+    GENERATION = "generation"
+    EMBEDDING = "embedding"
+    RERANK = "rerank"
+
+
+_USES = {
+    Task.GENERATION: "generates text: ask it on a completions, chat or responses route",
+    Task.EMBEDDING: "is an embedding model: ask it on /v1/embeddings",
+    Task.RERANK: "is a reranker: ask it on /v1/rerank",
+}
+
+
 class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A checkpoint on disk. `dtype` is what its matrices really are; `bytes` its size there,
     `memory_bytes` what a worker that serves it is expected to take, and `kv_bytes_per_token` what
-    each token in its KV cache takes besides."""
+    each token in its KV cache takes besides. One with an `encoder` does not generate."""
 
     name: str
     path: Path
@@ -32,10 +49,21 @@ class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True):
     kv_bytes_per_token: int
     modified_s: int
     """Unix time of its last change."""
+    encoder: Encoder | None = None
+
+    @property
+    def task(self) -> Task:
+        return Task.GENERATION if self.encoder is None else Task(self.encoder.task)
+
+    def check_task(self, task: Task) -> None:
+        """Raises WrongTask, saying what it is for, unless it is made for this."""
+        if self.task is not task:
+            raise WrongTask(f"{self.name} {_USES[self.task]}", param="model")
 
     def kv_tokens(self, *, at_most: int, sequences: int) -> int:
-        """How large a KV cache is of use: so many sequences fill no more than their contexts."""
-        return min(at_most, sequences * self.context_length)
+        """How large a KV cache is of use: so many sequences fill no more than their contexts, and
+        what encodes has none."""
+        return 0 if self.encoder else min(at_most, sequences * self.context_length)
 
 
 def check_name(name: str) -> str:

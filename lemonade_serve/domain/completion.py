@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import msgspec
 
 from lemonade_serve import errors
+from lemonade_serve.domain.checkpoint import Task
 from lemonade_serve.domain.clients import ClientParams
 from lemonade_serve.domain.events import RequestRefused
 from lemonade_serve.domain.generation import CompletionRequest, Generation
@@ -62,10 +63,14 @@ class Turns(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float
     client_weights: Mapping[str, float] = {}
 
+    def of(self, client: str) -> tuple[str, float]:
+        """Whose turns a client has, and their weight: those who share a key share its turns."""
+        holder = client.partition("/")[0]
+        return holder, self.client_weights.get(holder, 1.0)
+
     def works(self, request: CompletionRequest, params: ResolvedParams) -> list[Work]:
-        """A request as its worker gets it, by prompt. Those who share a key share its turns."""
-        holder = request.client.partition("/")[0]
-        weight = self.client_weights.get(holder, 1.0)
+        """A request as its worker gets it, by prompt."""
+        holder, weight = self.of(request.client)
         return [
             Work(
                 prompt,
@@ -131,7 +136,7 @@ class CompletionService:
 
     async def _begin(self, request: CompletionRequest) -> Generation:
         placement = request.placement
-        info, where = await self._locator.locate(placement)
+        info, where = await self._locator.locate(placement, Task.GENERATION)
         params = resolve(*await self._params.layers(request.client, info.name), request.options)
         if request.guided:
             params = _to_its_end(params, request.options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 
 import msgspec
 
@@ -71,15 +72,18 @@ class CheckpointRequested(CheckpointEvent, frozen=True, kw_only=True):
 
 
 class BatchDecoded(CheckpointEvent, frozen=True, kw_only=True):
-    """One step of an engine gave so many sequences a token. Comes a hundred times a second."""
+    """One step of an engine gave so many sequences a token, or encoded so many inputs. Comes a
+    hundred times a second."""
 
     sequences: int
 
 
 class CatalogueListed(msgspec.Struct, frozen=True, kw_only=True):
-    """These are all models that there are: on disk, or in memory."""
+    """These are all models that there are: on disk, or in memory. Of those that encode, `encoders`
+    says for what."""
 
     models: frozenset[str]
+    encoders: Mapping[str, str] = {}
 
 
 class RequestFinished(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,7 +92,7 @@ class RequestFinished(msgspec.Struct, frozen=True, kw_only=True):
     `duration_s` and `time_to_first_token` count from its arrival, `queue_s` to the start of its
     prefill, `prefill_s` from there to its first token, `decode_s` from there to its last.
     `token_gaps` are the times between two tokens of a sequence: of all its sequences, one after
-    the other; `completion_tokens` are of all too.
+    the other; `completion_tokens` are of all too. One that `generates` nothing has no first token.
     """
 
     model: str
@@ -107,6 +111,7 @@ class RequestFinished(msgspec.Struct, frozen=True, kw_only=True):
     decode_s: float | None
     time_to_first_token: float | None
     token_gaps: tuple[float, ...]
+    generates: bool = True
     traceparent: str = ""
     """The caller's trace, in W3C's words; empty if it said nothing."""
 

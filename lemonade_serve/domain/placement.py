@@ -9,11 +9,14 @@ import msgspec
 
 from lemonade_serve import errors
 from lemonade_serve.domain import device as devices
-from lemonade_serve.domain.checkpoint import AUTO, CheckpointInfo
+from lemonade_serve.domain.checkpoint import AUTO, CheckpointInfo, Task
 from lemonade_serve.domain.device import Device, Unusable
 from lemonade_serve.domain.events import CatalogueListed
 from lemonade_serve.domain.ports import CheckpointCatalog, Observer
 from lemonade_serve.domain.residency.pool import Pool
+
+_ENCODES = ("cpu", "cpuexecutionprovider")
+"""The execution provider that encoders run on, in lower case."""
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,17 +52,29 @@ class Locator:
         self.unusable = unusable or {}
         """Devices that the settings name, and that cannot serve."""
 
-    async def locate(self, placement: Placement) -> tuple[CheckpointInfo, Sequence[Device]]:
+    async def locate(
+        self, placement: Placement, task: Task | None = None
+    ) -> tuple[CheckpointInfo, Sequence[Device]]:
         """The checkpoint and the devices that a request means: a resident one if it says no more
-        of it than the name, and what the disk has otherwise.
+        of it than the name, and what the disk has otherwise. With a `task`, one that is made for
+        it.
 
-        Raises InvalidRequest, DeviceUnavailable, NoDevice, ModelNotFound, NotAllowed.
+        Raises InvalidRequest, DeviceUnavailable, NoDevice, ModelNotFound, NotAllowed, WrongTask.
         """
+        info, where = await self._locate(placement, task)
+        if task is not None:
+            info.check_task(task)
+        return info, self._fit(info, where) if placement.device == devices.HYBRID else where
+
+    async def _locate(
+        self, placement: Placement, task: Task | None
+    ) -> tuple[CheckpointInfo, Sequence[Device]]:
         where = self.candidates(placement.device)
         resident = [slot for slot in self._pool.resident() if slot.key.device in where]
         model = placement.model
         if model is None:
-            model = resident[0].info.name if resident else self.default_model
+            fit = [slot.info.name for slot in resident if task in (None, slot.info.task)]
+            model = fit[0] if fit else self.default_model
         if model is None:
             raise errors.InvalidRequest(
                 "no model is named, none is resident and no default_model is set", param="model"
@@ -81,12 +96,21 @@ class Locator:
         """Why nothing can be served; nothing where a device can."""
         return [] if self._pool.available else [devices.without_any(self.unusable)]
 
+    def _fit(self, info: CheckpointInfo, where: Sequence[Device]) -> Sequence[Device]:
+        """Of devices that nobody named: an encoder needs one whose execution provider is `cpu`."""
+        if info.encoder is None:
+            return where
+        views = self._pool.devices()
+        able = {view.device for view in views if view.execution_provider.lower() in _ENCODES}
+        return [device for device in where if device.value in able] or where
+
     async def checkpoints(self, cache_dir: str | None = None) -> Sequence[CheckpointInfo]:
         """What is on disk. Raises NotAllowed for a directory outside the allowed roots."""
         found = await asyncio.to_thread(self._catalog.list, cache_dir)
         if cache_dir is None:
             models = {info.name for info in found} | {slot.model for slot in self._pool.slots()}
-            self._observer.observe(CatalogueListed(models=frozenset(models)))
+            encoders = {info.name: info.task.value for info in found if info.encoder}
+            self._observer.observe(CatalogueListed(models=frozenset(models), encoders=encoders))
         return found
 
     def usual_device(self, info: CheckpointInfo) -> str:

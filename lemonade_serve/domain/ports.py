@@ -15,7 +15,10 @@ from lemonade_serve.domain.checkpoint import CheckpointInfo
 from lemonade_serve.domain.device import Device
 from lemonade_serve.domain.events import Event, RequestFinished
 from lemonade_serve.protocol.messages import (
+    Begun,
     Echo,
+    Encoded,
+    Encoding,
     Finished,
     ImportGguf,
     JobDone,
@@ -32,6 +35,9 @@ Clock = Callable[[], float]
 
 Deliver = Callable[[Queued | Started | Echo | Token | Finished], None]
 """Takes an event at once; must not block or raise."""
+
+DeliverEncoded = Callable[[Begun | Encoded], None]
+"""As `Deliver`."""
 
 
 class Worker(Protocol):
@@ -58,6 +64,9 @@ class Worker(Protocol):
         Cancelled, it cancels the request and does not wait for that. Raises what the worker said
         was wrong with the request, GenerationFailed, or WorkerLost if the process dies.
         """
+
+    async def encode(self, work: Encoding, deliver: DeliverEncoded) -> None:
+        """As `generate`, of an encoder: `Begun`, then an `Encoded` for each input, in any order."""
 
     async def stop(self, cause: errors.LemonadeError) -> None:
         """End the process, and its running requests with `cause`. Returns when it is reaped."""

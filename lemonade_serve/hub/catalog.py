@@ -16,6 +16,7 @@ import structlog
 
 from lemonade_serve import errors
 from lemonade_serve.domain.checkpoint import DTYPES, CheckpointInfo, check_name, choose_dtype
+from lemonade_serve.hub import encoders
 from lemonade_serve.hub.matrices import stored_dtype
 
 _CONFIG = "genai_config.json"
@@ -55,8 +56,9 @@ class _Provenance(msgspec.Struct):
 class DiskCatalog:
     """The `CheckpointCatalog` (domain/ports.py) of a cache root and the other roots allowed.
 
-    A checkpoint is any directory with a `genai_config.json`; it is called by its path under the
-    root, less a last part that is a dtype. Entries that begin with a dot are not looked at.
+    A checkpoint is any directory with a `genai_config.json`, or an encoder's (hub/encoders.py); it
+    is called by its path under the root, less a last part that is a dtype. Entries that begin with
+    a dot are not looked at.
     """
 
     def __init__(self, root: Path, allowed: Sequence[Path] = ()) -> None:
@@ -121,13 +123,15 @@ class DiskCatalog:
         """The checkpoint in one directory, if it is one; read again only when its configuration
         changed. Raises ModelLoadError for one that cannot be understood."""
         try:
-            modified = (path / _CONFIG).stat().st_mtime_ns
+            modified, describe = (path / _CONFIG).stat().st_mtime_ns, _describe
         except OSError:
-            return None
+            if (changed := encoders.changed(path)) is None:
+                return None
+            modified, describe = changed, _describe_encoder
         known = self._known.get((path, root))
         if known is None or known[0] != modified:
             try:
-                known = (modified, _describe(path, root, modified))
+                known = (modified, describe(path, root, modified))
             except (OSError, msgspec.DecodeError, errors.InvalidRequest) as error:
                 raise errors.ModelLoadError(f"{path}: {error}") from error
             self._known[path, root] = known
@@ -162,14 +166,40 @@ class DiskCatalog:
         return target
 
 
+def _name(path: Path, root: Path) -> str:
+    parts = path.relative_to(root).parts
+    return check_name("/".join(parts[:-1] if len(parts) > 1 and parts[-1] in DTYPES else parts))
+
+
+def _describe_encoder(path: Path, root: Path, modified_ns: int) -> CheckpointInfo:
+    name = _name(path, root)
+    try:
+        described = encoders.describe(path)
+    except errors.ModelLoadError as error:
+        raise errors.ModelLoadError(f"{path}: {error.message}") from error
+    graph = path / described.encoder.graph
+    size = sum(file.stat().st_size for file in graph.parent.glob(f"{graph.name}*"))
+    return CheckpointInfo(
+        name=name,
+        path=path,
+        dtype=described.dtype,
+        architecture=described.architecture,
+        context_length=described.encoder.max_tokens,
+        bytes=size,
+        memory_bytes=_PROCESS_BYTES + 2 * size,
+        kv_bytes_per_token=0,
+        modified_s=modified_ns // 1_000_000_000,
+        encoder=described.encoder,
+    )
+
+
 def _describe(path: Path, root: Path, modified_ns: int) -> CheckpointInfo:
     model = msgspec.json.decode((path / _CONFIG).read_bytes(), type=_Config).model
     made = _provenance(path)
-    parts = path.relative_to(root).parts
-    name = "/".join(parts[:-1] if len(parts) > 1 and parts[-1] in DTYPES else parts)
+    name = _name(path, root)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return CheckpointInfo(
-        name=check_name(name),
+        name=name,
         path=path,
         # of what others made the graph has to be read
         dtype=made.dtype if made else stored_dtype(path / model.decoder.filename),

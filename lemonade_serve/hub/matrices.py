@@ -1,4 +1,4 @@
-"""What the matrices of an ONNX file are stored in."""
+"""What an ONNX file says of itself, without its weights."""
 
 from __future__ import annotations
 
@@ -9,23 +9,48 @@ from typing import TYPE_CHECKING
 from lemonade_serve.errors import ModelLoadError
 
 if TYPE_CHECKING:
-    from onnx import GraphProto
+    from onnx import GraphProto, NodeProto, TensorProto
 
-_FLOATS = {1: "fp32", 10: "fp16", 16: "bf16"}
+_STORED = {1: "fp32", 10: "fp16", 16: "bf16", 2: "int8", 3: "int8"}
 """By the numbers of onnx.TensorProto.DataType."""
+
+_WEIGHT = {
+    "MatMul": 1,
+    "Gemm": 1,
+    "Attention": 1,
+    "DynamicQuantizeMatMul": 1,
+    "MatMulInteger": 1,
+    "MatMulIntegerToFloat": 1,
+    "QAttention": 1,
+    "QGemm": 3,
+    "QLinearMatMul": 3,
+}
+"""Where among the inputs of an operator that multiplies its matrix is."""
+
+_UNPACKING = frozenset({"Cast", "DequantizeLinear", "Identity", "Mul", "Sub", "Transpose"})
+"""What may lie between a matrix as it is stored and as it is used; the first input counts."""
 
 
 def stored_dtype(model: Path) -> str:
     """The dtype of most elements that the graph multiplies with; its weights are not read.
 
-    Raises OSError, and ModelLoadError for a file that is not ONNX.
+    Raises ModelLoadError for a file that is not ONNX.
     """
+    return dtype_of(read_graph(model), model)
+
+
+def read_graph(model: Path) -> GraphProto:
+    """Raises ModelLoadError for a file that is not ONNX."""
     import onnx  # heavy, and not needed for checkpoints of our own making
 
     try:
-        graph = onnx.load(str(model), load_external_data=False).graph
+        return onnx.load(str(model), load_external_data=False).graph
     except Exception as error:  # protobuf's DecodeError is not a public name
         raise ModelLoadError(f"{model} is not an ONNX file: {error}") from error
+
+
+def dtype_of(graph: GraphProto, model: Path) -> str:
+    """As `stored_dtype`; `model` is where the graph was read from."""
     try:
         elements = _elements(graph)
     except (KeyError, IndexError) as error:
@@ -35,13 +60,32 @@ def stored_dtype(model: Path) -> str:
 
 def _elements(graph: GraphProto) -> Counter[str]:
     """How many matrix elements there are in each dtype."""
-    floats = {t.name: t for t in graph.initializer if t.data_type in _FLOATS and len(t.dims) == 2}
+    stored = {t.name: t for t in graph.initializer if t.data_type in _STORED and len(t.dims) == 2}
+    unpacked = {
+        node.output[0]: node.input[0]
+        for node in graph.node
+        if node.op_type in _UNPACKING and node.input
+    }
     elements: Counter[str] = Counter()
     for node in graph.node:
-        attributes = {a.name: a.i for a in node.attribute}
         if node.op_type == "MatMulNBits":
+            attributes = {a.name: a.i for a in node.attribute}
             elements[f"int{attributes.get('bits', 4)}"] += attributes["K"] * attributes["N"]
-        elif node.op_type in ("MatMul", "Gemm") and node.input[1] in floats:
-            weight = floats[node.input[1]]
-            elements[_FLOATS[weight.data_type]] += weight.dims[0] * weight.dims[1]
+        elif weight := _source(_weight(node), stored, unpacked):
+            elements[_STORED[weight.data_type]] += weight.dims[0] * weight.dims[1]
     return elements
+
+
+def _weight(node: NodeProto) -> str:
+    """The name of what the node multiplies with; empty, if it does not."""
+    place = _WEIGHT.get(node.op_type)
+    return "" if place is None else node.input[place]
+
+
+def _source(
+    name: str, stored: dict[str, TensorProto], unpacked: dict[str, str]
+) -> TensorProto | None:
+    """The matrix that a value is made of, if it is one."""
+    while name not in stored and name in unpacked:
+        name = unpacked[name]
+    return stored.get(name)

@@ -2,7 +2,8 @@
 
 A worker says `Hello`, gets `Load`, answers `Ready` or `LoadFailed`; from then on the daemon sends
 `Generate` and `Cancel`, and the worker one `Events` frame for each step of its engine. A request
-has as many sequences as it asked for, counted from 0. A job says
+has as many sequences as it asked for, counted from 0. The worker of an encoder gets `Encode`
+instead of `Generate`, and answers with an `Encoded` for each input, in any order. A job says
 `Hello`, gets `ImportGguf`, and sends `Progress` until `JobDone` or `JobFailed`. End of file in
 either direction means that the other side is gone. Times are seconds on the system's monotonic
 clock, which all processes of one machine share.
@@ -17,6 +18,8 @@ import msgspec
 
 PROTOCOL_VERSION = 5
 """Raised with every change of a frame: an upgraded package must not serve an old daemon."""
+
+_FLOAT_BYTES = 4
 
 
 class FinishReason(enum.Enum):
@@ -111,8 +114,46 @@ class ChatPrompt(msgspec.Struct, frozen=True, tag=True, array_like=True):
 Prompt = TextPrompt | TokensPrompt | ChatPrompt
 
 
+class Encoder(msgspec.Struct, frozen=True, array_like=True):
+    """What a checkpoint says of itself that encodes and does not generate. `graph` is a path in its
+    directory. `pooling` makes one vector of those of all tokens; it is `none` where the graph does.
+
+    An embedding model makes a vector of a text, of length 1 if it is `normalized`; a `rerank` one
+    a score of a query and a document.
+    """
+
+    task: Literal["embedding", "rerank"]
+    graph: str
+    max_tokens: int
+    """Of one input, special tokens included."""
+    pooling: Literal["mean", "cls", "last", "max", "none"] = "mean"
+    normalized: bool = True
+    lowercase: bool = False
+    prompt: str = ""
+    """What the checkpoint puts before each text."""
+    dimensions: tuple[int, ...] = ()
+    """The shorter lengths that its vectors were trained for; empty: it says nothing of them."""
+    heads: int = 0
+    width: int = 0
+    """Numbers that a layer has for each token at the same time."""
+    alone: bool = False
+    """Its numbers would depend on what is read beside them: inputs are read one at a time."""
+
+    def limit(self, at_most: int) -> int:
+        """Tokens of one input, where the settings allow `at_most`."""
+        return min(self.max_tokens, at_most)
+
+    def batch_bytes(self, batch_tokens: int, at_most: int) -> int:
+        """What encoding takes beside the weights: three copies of the largest layer's numbers, and
+        of the attention of its tokens to each other, in float32."""
+        longest = self.limit(at_most)
+        tokens = max(batch_tokens, longest)
+        return 3 * _FLOAT_BYTES * tokens * (self.width + self.heads * longest)
+
+
 class Load(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Serve the checkpoint in `path` on an execution provider, with these bounds.
+    """Serve the checkpoint in `path` on an execution provider, with these bounds. With an `encoder`
+    those of sequences mean nothing.
 
     `library` is the execution provider's, where it is a plugin; it gets `provider_options` and runs
     on a device of the kind `hardware`: `npu`, `gpu` or `cpu`.
@@ -131,6 +172,9 @@ class Load(msgspec.Struct, frozen=True, tag=True, array_like=True):
     library: str | None = None
     provider_options: tuple[tuple[str, str], ...] = ()
     hardware: str = "cpu"
+    encoder: Encoder | None = None
+    encode_batch_tokens: int = 512
+    encode_input_tokens: int = 2048
 
 
 class Work(msgspec.Struct, frozen=True, array_like=True):
@@ -151,6 +195,26 @@ class Generate(msgspec.Struct, frozen=True, tag=True, array_like=True):
     work: Work
 
 
+class Encoding(msgspec.Struct, frozen=True, array_like=True):
+    """Encode each of `inputs`, or score it as a document for `query`. `truncate`: cut what is too
+    long, rather than refuse it. `dimensions`: keep so many of each vector's numbers, the first.
+    Inputs of different clients take turns, as requests do elsewhere. `field` is what the request
+    calls its inputs, for errors."""
+
+    inputs: tuple[TextPrompt | TokensPrompt, ...]
+    query: str | None = None
+    truncate: bool = False
+    dimensions: int | None = None
+    client: str = ""
+    weight: float = 1.0
+    field: str = "input"
+
+
+class Encode(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    request: int
+    work: Encoding
+
+
 class Cancel(msgspec.Struct, frozen=True, tag=True, array_like=True):
     request: int
 
@@ -163,7 +227,7 @@ class ImportGguf(msgspec.Struct, frozen=True, tag=True, array_like=True):
     dtype: str
 
 
-Command = Load | Generate | Cancel | ImportGguf
+Command = Load | Generate | Encode | Cancel | ImportGguf
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -246,6 +310,23 @@ class Finished(msgspec.Struct, frozen=True, tag=True, array_like=True):
     index: int = 0
 
 
+class Begun(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """The first inputs of an encoding are being read."""
+
+    request: int
+    at: float
+
+
+class Encoded(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Input `index` had so many tokens, and this is what came of it: a vector, or one score, in
+    little-endian float32. The request ends with the last of its inputs."""
+
+    request: int
+    index: int
+    tokens: int
+    values: bytes
+
+
 class Failed(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """The request ended with an error of `errors.py`, by its code."""
 
@@ -255,12 +336,12 @@ class Failed(msgspec.Struct, frozen=True, tag=True, array_like=True):
     param: str | None = None
 
 
-Event = Queued | Started | Echo | Token | Finished | Failed
+Event = Queued | Started | Echo | Token | Finished | Begun | Encoded | Failed
 
 
 class Events(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """What a step of the engine brought. `batch` sequences got a token together; the sequences
-    that run have `kv_tokens` of the KV cache to themselves."""
+    """What a step of the engine brought. `batch` sequences got a token, or so many inputs were
+    encoded, together; the sequences that run have `kv_tokens` of the KV cache to themselves."""
 
     events: tuple[Event, ...]
     batch: int = 0

@@ -7,13 +7,17 @@ import itertools
 import resource
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import structlog
 
 from lemonade_serve import errors
-from lemonade_serve.domain.ports import Deliver
+from lemonade_serve.domain.ports import Deliver, DeliverEncoded
 from lemonade_serve.protocol.messages import (
     Cancel,
+    Encode,
+    Encoded,
+    Encoding,
     Event,
     Events,
     Failed,
@@ -29,12 +33,14 @@ log = structlog.get_logger()
 
 
 class _Request:
-    """Over when as many of its sequences have finished as it has."""
+    """Over when all its sequences have finished, or all its inputs are encoded."""
 
-    def __init__(self, work: Work, deliver: Deliver, ended: asyncio.Future[None]) -> None:
+    def __init__(
+        self, unfinished: int, deliver: Callable[[Any], None], ended: asyncio.Future[None]
+    ) -> None:
         self.deliver = deliver
         self.ended = ended
-        self.unfinished = work.n
+        self.unfinished = unfinished
 
 
 class WorkerClient:
@@ -77,12 +83,26 @@ class WorkerClient:
         return self._kv_tokens if self._requests else 0
 
     async def generate(self, work: Work, deliver: Deliver) -> None:
+        number = next(self._ids)
+        await self._request(number, Generate(number, work), work.n, deliver)
+
+    async def encode(self, work: Encoding, deliver: DeliverEncoded) -> None:
+        number = next(self._ids)
+        await self._request(number, Encode(number, work), len(work.inputs), deliver)
+
+    async def _request(
+        self,
+        number: int,
+        command: Generate | Encode,
+        unfinished: int,
+        deliver: Callable[[Any], None],
+    ) -> None:
         if self.exited.done():
             raise self._loss()
-        number, ended = next(self._ids), self._loop.create_future()
-        self._requests[number] = _Request(work, deliver, ended)
+        ended = self._loop.create_future()
+        self._requests[number] = _Request(unfinished, deliver, ended)
         try:
-            self._child.send(Generate(number, work))
+            self._child.send(command)
             await ended
         finally:
             # Still known: nobody has heard its end, so the worker must not go on with it.
@@ -117,7 +137,7 @@ class WorkerClient:
             request.ended.set_exception(errors.from_code(event.code, event.message, event.param))
             return
         request.deliver(event)
-        if isinstance(event, Finished):
+        if isinstance(event, Finished | Encoded):
             request.unfinished -= 1
             if not request.unfinished:
                 del self._requests[event.request]

@@ -113,6 +113,9 @@ class ProcessLauncher:
                 library=provider.library,
                 provider_options=provider.options,
                 hardware=provider.hardware,
+                encoder=info.encoder,
+                encode_batch_tokens=settings.encode_batch_tokens,
+                encode_input_tokens=settings.encode_input_tokens,
             )
         )
         match await child.receive():

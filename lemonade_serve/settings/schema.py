@@ -125,6 +125,12 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     prefill_chunk_tokens: Annotated[int, Meta(ge=16)] = 128
     """A prompt is read in pieces of so many tokens; while others stream, in pieces half as long,
     and they advance in between."""
+    encode_batch_tokens: Annotated[int, Meta(ge=16)] = 512
+    """An embedding model or a reranker reads inputs of so many tokens, padding included, at once;
+    other models wait for their turn at the cores meanwhile."""
+    encode_input_tokens: Annotated[int, Meta(ge=16)] = 2048
+    """An input of theirs has at most so many tokens, whatever the model allows: memory that its
+    device is charged for grows with the square of it."""
     engine: Annotated[str, Meta(pattern="^(auto|batched|onnxruntime-genai)$")] = "auto"
     """What decodes; auto: `batched` where the checkpoint's graph allows it."""
     turn_timeout_s: Seconds = 30.0

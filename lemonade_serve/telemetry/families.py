@@ -104,7 +104,7 @@ class Families:
         )
         self.batch = Histogram(
             "batch_size",
-            "Sequences that one step of the engine gave a token.",
+            "Sequences that one step of the engine gave a token, or inputs that it encoded.",
             _WHERE,
             _SEQUENCES,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 
 from prometheus_client import CollectorRegistry, Info, ProcessCollector
@@ -26,21 +26,19 @@ from lemonade_serve.telemetry.families import NO_DEVICE, Families
 from lemonade_serve.telemetry.gauges import Gauges, Sources
 from lemonade_serve.telemetry.series import MODEL, PREFIX
 
-ENDPOINTS = ("v0_completions", "completions", "chat_completions", "responses")
+GENERATING = ("v0_completions", "completions", "chat_completions", "responses")
+ENCODING = {"embedding": "embeddings", "rerank": "rerank"}
+"""By what a model is made for."""
+ENDPOINTS = (*GENERATING, *ENCODING.values())
 OTHER = "other"
 """Stands for whatever a closed set does not have."""
 
 _EVICTED = (Departure.LRU, Departure.TTL, Departure.PRESSURE)
 _OUTCOMES = [outcome.value for outcome in Outcome]
+_ENDED = [Outcome.OK.value, Outcome.ERROR.value]
+"""How a load may."""
 _REASONS = [reason.value for reason in Departure]
-_MORE_LABELS: dict[tuple[str, ...], Iterable[tuple[str, ...]]] = {
-    (): [()],
-    ("endpoint",): list(product(ENDPOINTS)),
-    ("endpoint", "outcome"): list(product(ENDPOINTS, _OUTCOMES)),
-    ("outcome",): [(Outcome.OK.value,), (Outcome.ERROR.value,)],
-    ("reason",): list(product(_REASONS)),
-}
-"""What a model's children on a device may be labelled with besides."""
+_NONE: Mapping[str, str] = {}
 
 
 class MetricsObserver:
@@ -63,14 +61,17 @@ class MetricsObserver:
         ProcessCollector(registry=self.registry)
         self._start()
 
-    def know(self, models: Iterable[str]) -> None:
-        """Models of the catalogue; those that are known already keep their counts."""
+    def know(self, models: Iterable[str], encoders: Mapping[str, str] = _NONE) -> None:
+        """Models of the catalogue, and what those that encode are made for; those that are known
+        already keep their counts. A model's series begin with the endpoints that are for it."""
         for model in models:
             if model not in self._models:
                 self._models[model] = None
-                self._start_refused(model)
+                task = encoders.get(model)
+                endpoints = GENERATING if task is None else (ENCODING[task],)
+                self._start_refused(model, endpoints)
                 for device in self._devices:
-                    self._start_model(model, device)
+                    self._start_model(model, device, endpoints)
 
     def forget(self, model: str) -> None:
         """A model that is not in the catalogue any more."""
@@ -90,8 +91,8 @@ class MetricsObserver:
             case RequestRefused():
                 named = event.model or OTHER
                 self._ended(event, named if named in self._models else OTHER, NO_DEVICE)
-            case CatalogueListed(models=models):
-                self.know(sorted(models))
+            case CatalogueListed(models=models, encoders=encoders):
+                self.know(sorted(models), encoders)
                 for model in [model for model in self._models if model not in models]:
                     self.forget(model)
             case CheckpointRequested():
@@ -119,6 +120,7 @@ class MetricsObserver:
             to.duration.observe([event.duration_s], *where, _endpoint(event))
             to.decode.observe([event.decode_s], *where)
             to.prompt_length.observe([event.prompt_tokens], *where)
+        if event.outcome is Outcome.OK and event.generates:
             to.generated_length.observe([event.completion_tokens], *where)
 
     def _ended(self, event: RequestFinished | RequestRefused, model: str, device: str) -> None:
@@ -144,27 +146,34 @@ class MetricsObserver:
             self._crashed.add(where)
 
     def _start(self) -> None:
-        self._start_refused(OTHER)
+        self._start_refused(OTHER, ENDPOINTS)
         for reason in sorted(self._reasons):
             self.families.rejected.start(reason)
         for device in self._devices:
             self.families.idle.start(device)
             self.families.restarts.start(device, Departure.CRASH.value)
 
-    def _start_refused(self, model: str) -> None:
-        for endpoint, outcome in product(ENDPOINTS, Outcome):
+    def _start_refused(self, model: str, endpoints: Sequence[str]) -> None:
+        for endpoint, outcome in product(endpoints, Outcome):
             if outcome is not Outcome.OK:
                 self.families.requests.start(model, NO_DEVICE, endpoint, outcome.value)
 
-    def _start_model(self, model: str, device: str) -> None:
+    def _start_model(self, model: str, device: str, endpoints: Sequence[str]) -> None:
         for family in self.families.all():
             if family.labels[:2] == (MODEL, "device"):
-                for more in _MORE_LABELS[family.labels[2:]]:
+                for more in _more_labels(family.labels[2:], endpoints):
                     family.start(model, device, *more)
 
 
 def _endpoint(event: RequestFinished | RequestRefused) -> str:
     return event.endpoint if event.endpoint in ENDPOINTS else OTHER
+
+
+def _more_labels(labels: Sequence[str], endpoints: Sequence[str]) -> Iterable[tuple[str, ...]]:
+    """What a model's children on a device are labelled with besides."""
+    ended = _ENDED if labels == ("outcome",) else _OUTCOMES
+    known = {"endpoint": endpoints, "outcome": ended, "reason": _REASONS}
+    return product(*(known[label] for label in labels))
 
 
 def _codes(error: type[errors.LemonadeError]) -> Iterator[str]:

@@ -10,7 +10,8 @@ class StatsObserver:
 
     Finished is what came to its end (`Outcome.OK`): one that failed, was cancelled or was refused
     has no figures that anyone could compare, and changes nothing. Models that the catalogue has not
-    any more are forgotten; the last request of all stays what it was.
+    any more are forgotten; the last request of all stays what it was. What generated nothing, such
+    as an embedding, is the last one of its own model only.
     """
 
     def __init__(self) -> None:
@@ -20,7 +21,8 @@ class StatsObserver:
     def observe(self, event: Event) -> None:
         match event:
             case RequestFinished(outcome=Outcome.OK):
-                self._last = self._by_model[event.model] = event
+                self._by_model[event.model] = event
+                self._last = event if event.generates else self._last
             case CatalogueListed(models=models):
                 self._by_model = {m: last for m, last in self._by_model.items() if m in models}
 

@@ -216,14 +216,15 @@ def _of(server: Server) -> dict[str, Attribute]:
 
 
 def _attributes(event: RequestFinished) -> dict[str, Attribute]:
+    said = event.generates and event.outcome is Outcome.OK
     found: dict[str, Attribute | None] = {
         "gen_ai.request.model": event.model,
         "gen_ai.response.model": event.model,
-        "gen_ai.response.finish_reasons": [event.reason] if event.outcome is Outcome.OK else None,
+        "gen_ai.response.finish_reasons": [event.reason] if said else None,
         "gen_ai.response.time_to_first_chunk": event.time_to_first_token,
         "gen_ai.usage.input_tokens": event.prompt_tokens,
         "gen_ai.usage.cache_read.input_tokens": event.cached_tokens,
-        "gen_ai.usage.output_tokens": event.completion_tokens,
+        "gen_ai.usage.output_tokens": event.completion_tokens if event.generates else None,
         "lemonade.device": event.device,
         "lemonade.dtype": event.dtype,
     }

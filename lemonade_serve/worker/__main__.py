@@ -18,14 +18,28 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn, Protocol
 
 from lemonade_serve import errors
 from lemonade_serve.protocol.framing import Channel
-from lemonade_serve.protocol.messages import PROTOCOL_VERSION, Hello, Load, LoadFailed, Ready
+from lemonade_serve.protocol.messages import (
+    PROTOCOL_VERSION,
+    Encoder,
+    Hello,
+    Load,
+    LoadFailed,
+    Ready,
+)
 from lemonade_serve.worker.loop import Inbox, Loop, read_into
 from lemonade_serve.worker.turnstile import Turnstile
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class Serving(Protocol):
+    """A loop, whatever it serves."""
+
+    def run(self) -> NoReturn: ...
 
 
 def main() -> None:
@@ -61,8 +75,12 @@ def _wake_politely() -> None:
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
-def _load(load: Load, inbox: Inbox, channel: Channel, turnstile: Turnstile) -> tuple[Loop, Ready]:
+def _load(
+    load: Load, inbox: Inbox, channel: Channel, turnstile: Turnstile
+) -> tuple[Serving, Ready]:
     # After the reader thread has begun: these imports take a while, and the daemon may die.
+    if load.encoder is not None:
+        return _load_encoder(load, load.encoder, inbox, channel, turnstile)
     from lemonade_serve.worker.engines.opening import open_engine
     from lemonade_serve.worker.vocabulary import Vocabulary
 
@@ -77,6 +95,28 @@ def _load(load: Load, inbox: Inbox, channel: Channel, turnstile: Turnstile) -> t
         channel.send,
         turn=turnstile.turn,
         guidance_timeout_s=load.guidance_timeout_s,
+    )
+    return loop, ready
+
+
+def _load_encoder(
+    load: Load, encoder: Encoder, inbox: Inbox, channel: Channel, turnstile: Turnstile
+) -> tuple[Serving, Ready]:
+    from lemonade_serve.worker.encoders.loop import EncoderLoop
+    from lemonade_serve.worker.encoders.opening import NAME, open_encoder
+
+    began = time.monotonic()
+    graph, reader, why = open_encoder(load, encoder)
+    room = encoder.batch_bytes(load.encode_batch_tokens, load.encode_input_tokens)
+    ready = Ready(NAME, why, time.monotonic() - began, room)
+    loop = EncoderLoop(
+        graph,
+        reader,
+        inbox,
+        channel.send,
+        turn=turnstile.turn,
+        batch_tokens=load.encode_batch_tokens,
+        alone=encoder.alone,
     )
     return loop, ready
 

@@ -1,8 +1,9 @@
 """Every row of the error table (docs/api.md) in both dialects, against a real daemon.
 
-Held elsewhere: draining in test_lifecycle.py, no room in time in test_residency.py; what exactly is
-out of range in test_client_params.py and test_openai_client.py. No route of OpenAI's names a
-device, a dtype or a `cache_dir`, and none of the specification's is a chat.
+Held elsewhere: draining in test_lifecycle.py, no room in time in test_residency.py, models that are
+made for something else in test_encoders.py; what exactly is out of range in test_client_params.py
+and test_openai_client.py. No route of OpenAI's names a device, a dtype or a `cache_dir`, and none
+of the specification's is a chat.
 """
 
 from __future__ import annotations

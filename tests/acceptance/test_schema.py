@@ -18,7 +18,7 @@ from schemathesis.engine import Status, events, from_schema
 from urllib3.connection import HTTPConnection
 from urllib3.connectionpool import HTTPConnectionPool
 
-from tests import checkpoints
+from tests import checkpoints, encoders
 from tests.daemon import MODEL, Daemon
 
 KEY = "a-testers-key"
@@ -39,7 +39,7 @@ CONFIG = {
     # The same handlers as under /v1: what their schemas say need not be worked out again.
     "operations": [
         {"include-path-regex": path, "phases": {"coverage": {"enabled": False}}}
-        for path in ("^/api/v1/", "^/api/v0/chat/")
+        for path in ("^/api/v1/", "^/api/v0/(chat/|embeddings|rerank)")
     ],
 }
 
@@ -78,6 +78,8 @@ def keyed_daemon(cache_dir: Path, tmp_path: Path) -> Iterator[Daemon]:
     source = checkpoints.original(cache_dir)
     short = checkpoints.config(source, context_length=CONTEXT)
     checkpoints.link(source, tmp_path / "cache" / MODEL / "int8", short)
+    encoders.put(tmp_path / "cache" / "all-MiniLM-L6-v2")  # as the examples call them
+    encoders.put(tmp_path / "cache" / "ms-marco-MiniLM-L6-v2", labels=1)
     settings = {
         "LEMONADE_CACHE_DIR": str(tmp_path / "cache"),
         "LEMONADE_STATE_DIR": str(tmp_path / "state"),

@@ -31,6 +31,7 @@ Two dialects over one pool of models: the Lemonade specification under `/api/v0`
 _TAGS = {
     "Lemonade": "The Lemonade specification.",
     "OpenAI": "OpenAI's dialect.",
+    "Encoders": "Embeddings as OpenAI has them, reranking as Jina and Cohere do.",
     "System": "For whoever watches the server, and for this description of it.",
 }
 _WHY = {

@@ -27,6 +27,8 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     idle_ttl_s: float | None = None
     load_cooldown_s: float = 10.0
     unload_timeout_s: float = 600.0
+    encode_batch_tokens: int = 512
+    encode_input_tokens: int = 2048
 
     def kv_tokens(self, info: CheckpointInfo) -> int:
         """What a checkpoint's KV cache has room for."""
@@ -34,6 +36,9 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
 
     def expected_bytes(self, info: CheckpointInfo) -> int:
         """What a checkpoint is expected to take, before it was ever loaded."""
+        if encoder := info.encoder:
+            bounds = self.encode_batch_tokens, self.encode_input_tokens
+            return info.memory_bytes + encoder.batch_bytes(*bounds)
         return info.memory_bytes + self.kv_tokens(info) * info.kv_bytes_per_token
 
     def full(self, model: str, requests: int, of_client: int) -> errors.QueueFull | None:

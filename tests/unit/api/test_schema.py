@@ -52,6 +52,11 @@ async def test_every_route_is_described_once(open_house: Open) -> None:
             for prefix in ("post /v1", "post /api/v1")
         ),
         *(
+            f"post {prefix}{route}"
+            for route in ("/embeddings", "/rerank")
+            for prefix in ("/v1", "/api/v1", "/api/v0")
+        ),
+        *(
             f"{verb} {prefix}/responses{rest}"
             for verb, rest in (
                 ("post", ""),
@@ -134,6 +139,8 @@ async def test_errors_are_described_in_the_dialect_of_the_route(open_house: Open
         ("get", "/v1/models/{model_id}", "OpenAIError", everything - {413, 429}),
         ("post", "/api/v0/responses", "OpenAIError", everything),
         ("delete", "/v1/responses/{response_id}", "OpenAIError", everything - {413, 429}),
+        ("post", "/api/v0/embeddings", "OpenAIError", everything),
+        ("post", "/v1/rerank", "OpenAIError", everything),
         ("get", "/metrics", "OpenAIError", {400, 403, 500}),
         ("get", "/readyz", "OpenAIError", {503}),
         ("get", "/livez", "OpenAIError", set()),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
 from lemonade_serve.domain.events import CatalogueListed, Departure, Outcome
-from lemonade_serve.telemetry.metrics import ENDPOINTS
+from lemonade_serve.telemetry.metrics import ENCODING, GENERATING
 from tests.unit.telemetry.house import (
     WHERE,
     House,
@@ -235,7 +235,7 @@ def test_counting_makes_no_series_that_was_not_there_at_0() -> None:
     house.metrics.know(["small"])
     there = set(house.samples())
     house.see(
-        *(finished(endpoint=endpoint, outcome=o) for endpoint in ENDPOINTS for o in Outcome),
+        *(finished(endpoint=endpoint, outcome=o) for endpoint in GENERATING for o in Outcome),
         *(refused("small", outcome=o) for o in Outcome if o is not Outcome.OK),
         *(refused(None, outcome=o) for o in Outcome if o is not Outcome.OK),
         requested(resident=True),
@@ -246,6 +246,30 @@ def test_counting_makes_no_series_that_was_not_there_at_0() -> None:
     )
     new = {name for name, _ in set(house.samples()) - there}
     assert {name for name in new if "last_request" not in name} == set()
+
+
+@pytest.mark.parametrize(("task", "endpoint"), ENCODING.items())
+def test_an_encoder_has_the_series_of_its_own_endpoint_and_counts_nothing_generated(
+    task: str, endpoint: str
+) -> None:
+    house = House("cpu")
+    house.see(CatalogueListed(models=frozenset({"small"}), encoders={"small": task}))
+    there = set(house.samples())
+    event = {"endpoint": endpoint, "generates": False, "completion_tokens": 0, "cached_tokens": 0}
+    silent = {"prefill_s": None, "decode_s": None, "time_to_first_token": None, "token_gaps": ()}
+    house.see(
+        *(finished(**event, **silent, outcome=o) for o in Outcome),
+        *(refused("small", endpoint=endpoint, outcome=o) for o in Outcome if o is not Outcome.OK),
+    )
+    new = {name for name, _ in set(house.samples()) - there}
+    assert {name for name in new if "last_request" not in name} == set()
+    assert house("requests_total", endpoint="chat_completions", **WHERE, outcome="ok") is None
+    assert house.of("request_prompt_tokens_count") == 1
+    assert house.of("request_duration_seconds_count", endpoint=endpoint) == 1
+    assert house.of("request_queue_duration_seconds_count") == len(Outcome)
+    for name in ("generated_tokens", "prefill_duration_seconds", "decode_duration_seconds"):
+        assert house.of(f"request_{name}_count") == 0
+    assert house.of("time_to_first_token_seconds_count") == 0
 
 
 def test_a_known_model_starts_at_0(house: House) -> None:

@@ -38,6 +38,16 @@ def test_what_did_not_end_well_does_not_count(stats: StatsObserver, outcome: Out
     assert stats.last() is stats.last("small") is good
 
 
+def test_what_generated_nothing_is_the_last_one_of_its_own_model_only(
+    stats: StatsObserver,
+) -> None:
+    said, encoded = finished(), finished(model="embedder", generates=False)
+    stats.observe(said)
+    stats.observe(encoded)
+    assert stats.last() is said
+    assert stats.last("embedder") is encoded
+
+
 def test_other_events_do_not_count(stats: StatsObserver) -> None:
     for event in (loaded(), requested(resident=True), refused("small")):
         stats.observe(event)

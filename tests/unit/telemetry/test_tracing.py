@@ -101,6 +101,18 @@ def test_its_attributes_are_those_of_generative_models() -> None:
     }
 
 
+def test_what_generates_nothing_has_no_word_of_an_answer() -> None:
+    house = House()
+    silent = {"prefill_s": None, "decode_s": None, "time_to_first_token": None}
+    house.at(4, finished(endpoint="embeddings", generates=False, completion_tokens=0, **silent))
+    assert house.times == {"embeddings small": (0, 4), "queue": (0, 0.25)}
+    attributes = dict(house.request.attributes or {})
+    assert attributes["gen_ai.operation.name"] == "embeddings"
+    assert attributes["gen_ai.usage.input_tokens"] == 7
+    assert "gen_ai.usage.output_tokens" not in attributes
+    assert "gen_ai.response.finish_reasons" not in attributes
+
+
 def test_a_load_that_it_waited_for_is_in_its_queue() -> None:
     house = House()
     house.at(1, loading())
