@@ -42,6 +42,7 @@ _ENDPOINTS = {
     "/v1/embeddings": "embeddings",
     "/v0/rerank": "rerank",
     "/v1/rerank": "rerank",
+    "/v2/rerank": "rerank",
 }
 """Where models are asked for something, less `/api`, as the metrics call it."""
 

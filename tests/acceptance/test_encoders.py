@@ -195,7 +195,7 @@ class TestRerank:
             (logits,) = session.run(None, feed)
             scores.append(float(1 / (1 + np.exp(-logits[0, 0]))))
         body = {"model": RERANKER, "query": query, "documents": documents}
-        for prefix in ("/v1", "/api/v1", "/api/v0"):
+        for prefix in ("/v1", "/api/v1", "/api/v0", "/v2"):
             told = house.client.post(f"{prefix}/rerank", json=body).json()
             order = [result["index"] for result in told["results"]]
             assert order == sorted(range(3), key=lambda at: -scores[at])

@@ -1,4 +1,5 @@
-"""The routes of encoders. The same handlers answer under /v1, /api/v1 and /api/v0."""
+"""The routes of encoders. The same handlers answer under /v1, /api/v1 and /api/v0, and for Cohere's
+clients under /v2."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from typing import Any, cast
 
 import msgspec
 from litestar import Request, Response, Router, post
+from litestar.handlers import HTTPRouteHandler
 
 from lemonade_serve.api.access import exchange_of
 from lemonade_serve.api.body import Body
@@ -179,12 +181,13 @@ def _usage(encoding: Encoding) -> EncodingUsage:
     return EncodingUsage(prompt_tokens=tokens, total_tokens=tokens)
 
 
-routers = [
-    Router(
-        prefix,
-        route_handlers=[create_embedding, rerank],
-        guards=[nothing_unknown],
-        tags=["Encoders"],
+def _router(prefix: str, *handlers: HTTPRouteHandler) -> Router:
+    return Router(
+        prefix, route_handlers=list(handlers), guards=[nothing_unknown], tags=["Encoders"]
     )
-    for prefix in ("/v1", "/api/v1", "/api/v0")
+
+
+routers = [
+    *(_router(prefix, create_embedding, rerank) for prefix in ("/v1", "/api/v1", "/api/v0")),
+    _router("/v2", rerank),  # where Cohere's own client asks
 ]

@@ -51,6 +51,7 @@ async def test_every_route_is_described_once(open_house: Open) -> None:
             for route in ("/completions", "/chat/completions")
             for prefix in ("post /v1", "post /api/v1")
         ),
+        "post /v2/rerank",
         *(
             f"post {prefix}{route}"
             for route in ("/embeddings", "/rerank")
