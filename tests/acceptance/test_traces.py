@@ -86,9 +86,12 @@ def test_the_first_request_of_a_model_is_told_in_phases(
 
 def test_a_request_goes_on_with_its_callers_trace(daemon: Daemon, collector: Collector) -> None:
     daemon.client.headers["traceparent"] = f"00-{TRACE}-{PARENT}-01"
-    for path in ("/v1/completions", "/api/v0/completions", "/v1/responses"):
-        field = {"input": "Hi"} if path.endswith("responses") else {"prompt": "Hi"}
-        answer = daemon.client.post(path, json={"model": MODEL, **field})
+    for path, body in (
+        ("/v1/completions", {"prompt": "Hi", "max_tokens": 2}),
+        ("/api/v0/completions", {"prompt": "Hi", "max_length": 2}),
+        ("/v1/responses", {"input": "Hi", "max_output_tokens": 2}),
+    ):
+        answer = daemon.client.post(path, json={"model": MODEL, **body})
         assert answer.status_code == 200, answer.text
     for endpoint in ("completions", "v0_completions", "responses"):
         span = request(collector, **{"lemonade.endpoint": endpoint})
