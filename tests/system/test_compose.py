@@ -43,7 +43,7 @@ class Stack:
         return done.stdout + done.stderr
 
     def up(self) -> None:
-        self.compose("up", "--detach", "--no-build", "--wait", *SERVICES)
+        self.compose("up", "--detach", "--wait", *SERVICES)
 
     def url(self, port: str) -> str:
         return f"http://127.0.0.1:{self._ports[port]}"
