@@ -1,0 +1,70 @@
+"""One image, one volume with a checkpoint, for all tests that need them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.system.containers import HARDENED, IMAGE, Container, docker
+
+StartContainer = Callable[..., Container]
+
+
+@pytest.fixture(scope="session")
+def engine() -> None:
+    """Skips where there is no Docker."""
+    if shutil.which("docker") is None:
+        pytest.skip("there is no docker: install Docker's engine")
+    if docker("info", check=False).returncode:
+        pytest.skip("no Docker engine answers `docker info`")
+
+
+@pytest.fixture(scope="session")
+def image(engine: None) -> str:
+    """Built as docs/containers.md says."""
+    docker("build", "--tag", IMAGE, ".", env={**os.environ, "DOCKER_BUILDKIT": "1"})
+    return IMAGE
+
+
+@pytest.fixture(scope="session")
+def checkpoints(image: str) -> Iterator[str]:
+    """The volume that an import out of the package index has filled."""
+    volume = docker("volume", "create").stdout.strip()
+    mount = ("--volume", f"{volume}:/var/cache/lemonade")
+    docker("run", "--rm", *HARDENED, *mount, image, "import", "demo", "--if-missing")
+    yield volume
+    docker("volume", "rm", "--force", volume)
+
+
+@pytest.fixture
+def start_container(checkpoints: str) -> Iterator[StartContainer]:
+    """Starts daemons that have the checkpoint, hardened; waits until they answer."""
+    with ExitStack() as started:
+
+        def start(*options: str, **settings: str) -> Container:
+            mount = ("--volume", f"{checkpoints}:/var/cache/lemonade")
+            container = Container(*mount, *options, **settings)
+            started.callback(container.remove)
+            container.await_answer()
+            return container
+
+        yield start
+
+
+@pytest.fixture
+def accelerator(tmp_path: Path) -> str:
+    """A device file as an NPU's driver makes it: it belongs to the group 992, and others may not
+    open it. It is the null device."""
+    if os.geteuid() != 0:
+        pytest.skip("a device file needs root")
+    node = tmp_path / "accel0"
+    os.mknod(node, stat.S_IFCHR | 0o660, os.makedev(1, 3))
+    os.chown(node, 0, 992)
+    node.chmod(0o660)
+    return f"{node}:/dev/accel/accel0"
