@@ -39,7 +39,7 @@ class Passing(msgspec.Struct, frozen=True, kw_only=True):
 
     def compose(self) -> str:
         """The same as an overlay for Compose."""
-        lines = ["services:", "  lemonade-serve:", f"    image: {self.image}"]
+        lines = ["services:", "  lemonade:", f"    image: {self.image}"]
         if self.devices:
             lines += ["    devices:", *(f"      - {path}:{path}" for path in self.devices)]
         if self.groups:

@@ -125,7 +125,7 @@ def test_what_a_container_needs_is_one_line_for_docker() -> None:
 
 def test_what_a_container_needs_is_an_overlay_for_compose() -> None:
     overlay = CliRunner().invoke(doctor, ["--compose"]).stdout.splitlines()
-    assert overlay[:2] == ["services:", "  lemonade-serve:"]
+    assert overlay[:2] == ["services:", "  lemonade:"]
     assert overlay[2].startswith("    image: lemonade-serve:")
 
 

@@ -94,7 +94,7 @@ def test_compose_gets_the_same() -> None:
         pass_on([node(NPU, "AMD"), node(IGPU)]).compose()
         == f"""\
 services:
-  lemonade-serve:
+  lemonade:
     image: lemonade-serve:openvino
     devices:
       - {NPU}:{NPU}
@@ -106,7 +106,7 @@ services:
     environment:
       LEMONADE_DEVICES__IGPU__EXECUTION_PROVIDER: openvino"""
     )
-    assert pass_on([]).compose() == "services:\n  lemonade-serve:\n    image: lemonade-serve:cpu"
+    assert pass_on([]).compose() == "services:\n  lemonade:\n    image: lemonade-serve:cpu"
 
 
 @pytest.mark.parametrize("mark", ["/.dockerenv", "/run/.containerenv"])
