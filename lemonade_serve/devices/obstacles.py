@@ -21,7 +21,7 @@ _DRIVERS = {
         "npu",
     ): "Intel's NPU driver (libze1, intel-level-zero-npu, intel-driver-compiler-npu)",
     ("openvino", "gpu"): "Intel's compute runtime (ocl-icd-libopencl1, intel-opencl-icd)",
-    ("webgpu", "gpu"): "a Vulkan driver (libvulkan1, mesa-vulkan-drivers)",
+    ("webgpu", "gpu"): "the Vulkan driver (libvulkan1, mesa-vulkan-drivers)",
 }
 """What reaches the hardware from a program's side, and Debian's or the vendor's names for it."""
 _KERNEL = {"npu": "intel_vpu or amdxdna", "gpu": "i915, xe or amdgpu"}
@@ -169,8 +169,9 @@ def _of_driver(
         )
     elif opens or hardware not in PATTERNS:
         yield Obstacle(
-            f"{name} sees no {hardware}{only}{although}: its driver is too old, or not for it",
-            f"update {_driver(name, hardware)}",
+            f"{name} sees no {hardware}{only}{although}: its driver is not here, too old, or not "
+            "for it",
+            f"install or update {_driver(name, hardware)}",
         )
 
 

@@ -179,15 +179,15 @@ class TestExecutionProvider:
     def test_a_driver_that_is_too_old(self) -> None:
         finding = check(probe(), node())
         assert finding.said == (
-            "openvino sees no npu, although /dev/accel/accel0 opens: its driver is too old, or "
-            "not for it"
+            "openvino sees no npu, although /dev/accel/accel0 opens: its driver is not here, "
+            "too old, or not for it"
         )
-        assert finding.advice.startswith("update Intel's NPU driver")
+        assert finding.advice.startswith("install or update Intel's NPU driver")
 
     def test_a_cpu_that_it_does_not_take(self) -> None:
         finding = check(probe(), name="other", device=Device.CPU, hardware="cpu")
-        assert finding.said == "other sees no cpu: its driver is too old, or not for it"
-        assert finding.advice == "update the driver"
+        assert finding.said == "other sees no cpu: its driver is not here, too old, or not for it"
+        assert finding.advice == "install or update the driver"
 
     def test_a_device_that_does_not_add_two_numbers(self) -> None:
         finding = check(probe(NPU, session_error="compiler: unsupported platform"), node())
