@@ -114,6 +114,17 @@ def _settle(daemon: Daemon) -> None:
     assert daemon.client.post("/v1/completions", json=body).status_code == 200
 
 
+def test_one_that_warns_before_its_start_still_logs_it(start_daemon: StartDaemon) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    anywhere = {"LEMONADE_SERVER__HOST": "0.0.0.0", "LEMONADE_SERVER__PORT": port}  # noqa: S104
+    daemon = start_daemon(**anywhere, LEMONADE_SERVER__ALLOW_KEYLESS="true")
+    assert daemon.logged("keyless")
+    assert daemon.terminate() == 0
+    assert daemon.logged("daemon_stopped")
+
+
 def test_a_client_that_leaves_its_stream_gets_no_more_tokens(daemon: Daemon, call: Call) -> None:
     caller = call(daemon, {**LONG, "stream": True})
     caller.read_until(10)
