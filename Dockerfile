@@ -136,6 +136,5 @@ VOLUME ["/var/cache/lemonade"]
 WORKDIR /var/cache/lemonade
 USER 10001:10001
 ENTRYPOINT ["python", "-m", "onnxruntime_genai.models.builder"]
-CMD ["--help"]
 
 FROM runtime AS cpu
