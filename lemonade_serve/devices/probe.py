@@ -28,18 +28,26 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     parser = argparse.ArgumentParser(prog="python -m lemonade_serve.devices.probe")
     parser.add_argument("name", help="the execution provider's, such as openvino")
     parser.add_argument("hardware", help="what it shall find", choices=["npu", "gpu", "cpu"])
     parser.add_argument("--library", help="where its shared library is")
     parser.add_argument("--option", help="NAME=VALUE for it", action="append", default=[])
+    parser.add_argument("--parent", help="the process to end with", type=int)
     asked = parser.parse_args()
+    if asked.parent:
+        _die_with(asked.parent)
     # native code may print what it likes: only the answer goes to standard output
     answer = os.dup(1)
     os.dup2(2, 1)
     found = _look(asked.name, asked.hardware, asked.library, asked.option)
     os.write(answer, msgspec.json.encode(found))
+
+
+def _die_with(parent: int) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it was dead before the kernel knew
+        raise SystemExit(1)
 
 
 def _look(name: str, hardware: str, library: str | None, options: list[str]) -> Probe:

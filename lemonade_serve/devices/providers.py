@@ -4,6 +4,7 @@ crashes or hangs takes nobody along."""
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -93,7 +94,7 @@ async def probe(
     try:
         process = await asyncio.create_subprocess_exec(
             *command,
-            *(provider.name, provider.hardware),
+            *(provider.name, provider.hardware, f"--parent={os.getpid()}"),
             *([f"--library={provider.library}"] if provider.library else []),
             *(f"--option={name}={value}" for name, value in provider.options),
             stdin=asyncio.subprocess.DEVNULL,

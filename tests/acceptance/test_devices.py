@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from tests import plugins
 from tests.acceptance.calls import unload
-from tests.daemon import MODEL, Daemon
+from tests.daemon import MODEL, Daemon, eventually, is_gone
 
 Start = Callable[..., Daemon]
 
@@ -122,6 +124,31 @@ def test_a_plugin_that_crashes_or_hangs_costs_its_own_device(
     )
     assert f"the probe of bad found nothing: {reason}" in unusable(daemon)["npu"]["reason"]
     assert daemon.complete(MODEL).status_code == 200
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_daemon_that_ends_while_it_looks_takes_its_probes_along(
+    cache_dir: Path, tmp_path: Path, how: signal.Signals
+) -> None:
+    environment = {
+        "PYTHONPATH": plugins.stand_in(tmp_path, "bad", plugins.HANGS),
+        "LEMONADE_CACHE_DIR": str(cache_dir),
+        "LEMONADE_STATE_DIR": str(tmp_path / "state"),
+        "LEMONADE_SERVER__UDS": str(tmp_path / "daemon.sock"),
+        "LEMONADE_DEVICES__PROBE_TIMEOUT_S": "600",
+        **on("npu", "bad"),
+    }
+    command = [sys.executable, "-m", "lemonade_serve", "serve"]
+    with subprocess.Popen(command, env={**os.environ, **environment}) as daemon:
+
+        def hanging() -> list[psutil.Process]:
+            children = psutil.Process(daemon.pid).children()
+            return [c for c in children if "lemonade_serve.devices.probe" in c.cmdline()]
+
+        (probe,) = eventually(hanging)
+        daemon.send_signal(how)
+        assert daemon.wait(60) == (0 if how is signal.SIGTERM else -how)
+        eventually(lambda: is_gone(probe))
 
 
 @pytest.mark.system

@@ -80,6 +80,20 @@ def test_a_line_for_each_model_and_each_device(daemon: ScriptedDaemon) -> None:
     assert daemon.only().what() == ("GET", "/api/v0/health", None)
 
 
+def test_a_device_that_cannot_serve_is_told_with_its_remedy(daemon: ScriptedDaemon) -> None:
+    gone = {
+        "device": "igpu",
+        "execution_provider": "webgpu",
+        "reason": "it is gone",
+        "advice": "find it",
+    }
+    daemon.body = {**health(), "unusable_devices": [gone]}
+    assert rows(output("ps"))[-2:] == [
+        ["UNUSABLE", "PROVIDER", "BECAUSE", "REMEDY"],
+        ["igpu", "webgpu", "it", "is", "gone", "find", "it"],
+    ]
+
+
 def test_what_is_not_known_before_the_load_is_left_open(daemon: ScriptedDaemon) -> None:
     loading = model(state="waiting", is_busy=True, memory_bytes=None, pid=None)
     loading |= {"engine": None, "engine_reason": None}
