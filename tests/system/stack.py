@@ -8,7 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -20,7 +20,9 @@ from tests.daemon import Daemon, eventually
 from tests.system.programs import program
 from tests.system.prometheus import Alertmanager, Prometheus
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+_OVERRIDE = "day.compose.yml"
 
 SETTINGS = {
     "LEMONADE_DEVICES__CPU__MAX_MODELS": "1",
@@ -136,6 +138,62 @@ def host_stack(models: Path, directory: Path) -> Iterator[HostStack]:
             )
         )
         eventually(lambda: stack.prometheus.ready() and stack.alertmanager.ready())
+        yield stack
+
+
+class ComposeStack:
+    """The services of the compose file, and `compose`, the command for them."""
+
+    def __init__(self, compose: Callable[..., str], ports: Mapping[str, int]) -> None:
+        self._compose = compose
+        at = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
+        self.daemon = httpx.Client(base_url=at["lemonade"], timeout=60, trust_env=False)
+        self.prometheus = Prometheus(at["prometheus"])
+        self.alertmanager = Alertmanager(at["alertmanager"])
+
+    def kill(self, pid: int) -> None:
+        killing = f"import os; os.kill({pid}, 9)"
+        self._compose("exec", "-T", "lemonade", "python", "-c", killing)
+
+    def stop(self) -> None:
+        self._compose("stop", "lemonade")
+
+
+@contextmanager
+def compose_stack(models: Path, directory: Path) -> Iterator[ComposeStack]:
+    """`docker compose up` without Grafana. The daemon's image has been built."""
+    docker = program("docker", "Docker")
+    ports = dict(zip(("lemonade", "prometheus", "alertmanager"), _free_ports(3), strict=True))
+    for place in (models, etc := configure(directory / "etc", {}), etc / "rules"):
+        place.chmod(0o755)  # none of the containers is root
+    environment = {
+        **os.environ,
+        **SETTINGS,
+        **{f"{name.upper()}_PORT": str(port) for name, port in ports.items()},
+        "COMPOSE_FILE": f"{ROOT / 'docker-compose.yml'}:{Path(__file__).with_name(_OVERRIDE)}",
+        "COMPOSE_PROJECT_NAME": f"lemonade-day-{os.getpid()}",
+        "LEMONADE_MODEL": "none",
+        "DAY_MODELS": str(models),
+        "DAY_CONFIGURATION": str(etc),
+    }
+
+    def compose(*command: str) -> str:
+        ran = subprocess.run(
+            [docker, "compose", *command],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
+
+    with ExitStack() as running:
+        running.callback(compose, "down", "--volumes", "--timeout", "1")
+        compose("up", "--no-build", "--detach", "--wait", *ports)
+        stack = ComposeStack(compose, ports)
+        for client in (stack.daemon, stack.prometheus, stack.alertmanager):
+            running.callback(client.close)
         yield stack
 
 

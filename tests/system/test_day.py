@@ -15,7 +15,7 @@ from tests.daemon import eventually
 from tests.system import figures
 from tests.system.dashboards import FILE, Dashboard
 from tests.system.day import STEP_S, Day
-from tests.system.stack import host_stack
+from tests.system.stack import compose_stack, host_stack
 
 pytestmark = pytest.mark.system
 DASHBOARD = Dashboard()
@@ -32,9 +32,14 @@ def models(cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def day(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
-    with host_stack(models, tmp_path_factory.mktemp("day")) as stack:
+@pytest.fixture(scope="module", params=["host", "compose"])
+def day(
+    request: pytest.FixtureRequest, models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Day]:
+    if compose := request.param == "compose":
+        request.getfixturevalue("image")
+    open_stack = compose_stack if compose else host_stack
+    with open_stack(models, tmp_path_factory.mktemp("day")) as stack:
         day = Day(stack)
         day.live()
         yield day
