@@ -103,15 +103,14 @@ async def _reloading(
                 log.warning("reload_ignored")
                 continue
             notify.tell(notify.reloading())
-            await application.reloader.reload(read, allow)
-            notify.tell(notify.READY)
-
-    def ended(reloading: asyncio.Task[None]) -> None:
-        if not reloading.cancelled() and (error := reloading.exception()):
-            log.error("reload_broke", exc_info=error)
+            try:
+                await application.reloader.reload(read, allow)
+            except Exception:  # whoever asks again shall not be ignored
+                log.exception("reload_broke")
+            if not signals.stopping.is_set():
+                notify.tell(notify.READY)
 
     reloading = asyncio.create_task(reload(), name="reload")
-    reloading.add_done_callback(ended)
     try:
         yield
     finally:

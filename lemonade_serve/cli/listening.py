@@ -50,15 +50,15 @@ def check_address(server: Server) -> None:
         _check_socket_file(Path(server.uds))
         return
     family = socket.AF_INET6 if ip_of(server).version == 6 else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((str(ip_of(server)), server.port))
-        except OSError as error:
-            raise SettingsError(
-                f"cannot listen on {server.host} port {server.port}: {error.strerror}. "
-                "Is a daemon running already? Choose another port with --port"
-            ) from error
+    except OSError as error:  # a kernel may have no IPv6 too
+        raise SettingsError(
+            f"cannot listen on {server.host} port {server.port}: {error.strerror}. "
+            "Is a daemon running already? Choose another port with --port"
+        ) from error
 
 
 def _check_socket_file(path: Path) -> None:
