@@ -34,8 +34,10 @@ from lemonade_serve.domain.clients import ClientParams
 from lemonade_serve.domain.completion import CompletionService
 from lemonade_serve.domain.conversations import Conversations
 from lemonade_serve.domain.encoding import EncodingService
+from lemonade_serve.domain.fetcher import FetchBounds, Fetcher, Shelves
 from lemonade_serve.domain.placement import Locator
-from lemonade_serve.domain.ports import Clock, JobRunner, Launcher, Observer
+from lemonade_serve.domain.ports import Clock, Launcher, Observer
+from lemonade_serve.domain.pulls import Puller
 from lemonade_serve.domain.readiness import Readiness
 from lemonade_serve.domain.residency.pool import Pool
 from lemonade_serve.domain.residents import Residents
@@ -191,13 +193,32 @@ def create_catalog(settings: Settings) -> DiskCatalog:
     return DiskCatalog(settings.cache_path, settings.cache_root_paths)
 
 
-def create_job_runner(settings: Settings) -> JobRunner:
-    """What runs imports."""
+def create_job_runner(settings: Settings, *, timeout_s: float | None = None) -> ProcessJobRunner:
+    """What runs imports, for as long as the settings say or `timeout_s`."""
     return ProcessJobRunner(
-        timeout_s=settings.job.timeout_s,
+        timeout_s=timeout_s or settings.job.timeout_s,
         handshake_timeout_s=settings.worker.handshake_timeout_s,
         stop_timeout_s=settings.worker.stop_timeout_s,
     )
+
+
+def create_puller(settings: Settings) -> Puller:
+    """What gets checkpoints from the hub."""
+    catalog, hub = create_catalog(settings), settings.hub
+    fetcher = Fetcher(
+        create_job_runner(settings, timeout_s=hub.timeout_s),
+        create_job_runner(settings),
+        Shelves(catalog, catalog),
+        bounds=FetchBounds(
+            at_once=hub.files_at_once,
+            keep_free=hub.min_free_bytes,
+            silence_s=hub.silence_timeout_s,
+            retries=hub.retries,
+        ),
+        program=f"lemonade-serve {__version__}",
+        wall=time.time,
+    )
+    return Puller(fetcher, at_once=hub.max_pulls, queue=hub.max_queue)
 
 
 def _access(

@@ -24,7 +24,9 @@ LemonadeError
 ├── GenerationFailed            the engine failed in mid-request
 ├── WorkerLost                  the worker process died
 ├── JobFailed                   an import or export did not finish
-│   └── UnsupportedModel        a file that the importer cannot convert faithfully
+│   ├── UnsupportedModel        a file that the importer cannot convert faithfully
+│   └── DiskFull                no room on disk for what it makes
+├── HubError                    the hub cannot be reached, or refuses, or sent something else
 └── SettingsError               a setting that is wrong or unknown
 """
 
@@ -194,6 +196,18 @@ class UnsupportedModel(JobFailed):
     """This file cannot be imported faithfully."""
 
     code = "unsupported_model"
+
+
+class DiskFull(JobFailed):
+    """There is no room on the disk."""
+
+    code = "disk_full"
+
+
+class HubError(LemonadeError):
+    """The hub does not answer as it should."""
+
+    code = "hub_error"
 
 
 class SettingsError(LemonadeError):

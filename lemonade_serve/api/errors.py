@@ -32,6 +32,9 @@ _FACES: dict[type[errors.LemonadeError], Face] = {
     errors.QueueFull: Face(429, "rate_limit_error"),
     errors.ClientLimit: Face(429, "rate_limit_error"),
     errors.Unavailable: Face(503, "overloaded"),
+    errors.UnsupportedModel: Face(400, "invalid_request_error"),
+    errors.DiskFull: Face(507, "server_error"),
+    errors.HubError: Face(502, "server_error"),
     errors.LemonadeError: Face(500, "server_error"),
 }
 """The nearest class counts."""

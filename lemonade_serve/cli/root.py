@@ -29,6 +29,7 @@ _PURPOSES: Mapping[str, Mapping[str, _Command]] = {
         "serve": _Command("serve:serve", "serve", "answer on http://127.0.0.1:1234"),
     },
     "Checkpoints on this machine": {
+        "pull": _Command("pull:pull", "pull OWNER/NAME", "get a model from the Hugging Face hub"),
         "import": _Command(
             "import_:import_", "import FILE.gguf", "make a checkpoint out of a GGUF file"
         ),
