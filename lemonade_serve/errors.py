@@ -9,6 +9,7 @@ LemonadeError
 ├── Unauthenticated             no API key, or a wrong one
 ├── NotAllowed                  understood, and refused
 ├── ModelNotFound               no such checkpoint
+├── InUse                       it is in memory, and must not go
 ├── ResponseNotFound            no such response is kept
 ├── Retryable                   nothing is wrong with the request
 │   ├── QueueFull               the model's queue is at its bound
@@ -93,6 +94,12 @@ class ModelNotFound(LemonadeError):
     """There is no such model."""
 
     code = "model_not_found"
+
+
+class InUse(LemonadeError):
+    """The model is in memory."""
+
+    code = "model_in_use"
 
 
 class ResponseNotFound(LemonadeError):

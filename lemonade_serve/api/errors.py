@@ -28,6 +28,7 @@ _FACES: dict[type[errors.LemonadeError], Face] = {
     errors.Unauthenticated: Face(401, "authentication_error"),
     errors.NotAllowed: Face(403, "permission_error"),
     errors.ModelNotFound: Face(404, "invalid_request_error"),
+    errors.InUse: Face(409, "invalid_request_error"),
     errors.ResponseNotFound: Face(404, "invalid_request_error"),
     errors.QueueFull: Face(429, "rate_limit_error"),
     errors.ClientLimit: Face(429, "rate_limit_error"),
@@ -43,12 +44,14 @@ _STATUS_CODE = {404: "not_found", 405: "method_not_allowed", 413: "request_too_l
 
 SPEC_ROUTES = frozenset(
     {
+        "aliases",
         "completions",
         "health",
         "load",
         "models",
         "params",
         "pin",
+        "pull",
         "stats",
         "unload",
         "unpin",

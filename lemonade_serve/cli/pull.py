@@ -52,7 +52,7 @@ def pull(
     used. HF_TOKEN, HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE and HTTPS_PROXY mean what they always do.
     """
     settings = load_settings(file=config, flags={"cache_dir": cache_dir})
-    said = order(repository, providers=execution_providers(settings.devices), **wanted)
+    said = order(repository, **wanted)
     pulled = asyncio.run(pull_with_progress(settings, said))
     if as_json:
         info = pulled.info
@@ -74,6 +74,7 @@ async def pull_with_progress(settings: Settings, said: Order) -> Pulled:
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("starting", total=1.0)
-        return await create_puller(settings).pull(
+        puller = create_puller(settings, execution_providers(settings.devices))
+        return await puller.pull(
             said, lambda stage, done: bar.update(task, description=stage, completed=done)
         )

@@ -34,6 +34,9 @@ _PURPOSES: Mapping[str, Mapping[str, _Command]] = {
             "import_:import_", "import FILE.gguf", "make a checkpoint out of a GGUF file"
         ),
         "list": _Command("list_:list_", "list", "the checkpoints that there are"),
+        "show": _Command("show:show", "show MODEL", "what it is, and where it came from"),
+        "rm": _Command("rm:rm", "rm MODEL", "take it off the disk"),
+        "alias": _Command("alias:alias", "alias NAME MODEL", "a name that stays"),
     },
     "Ask a running daemon": {
         "run": _Command("run:run", 'run MODEL "a question"', "the answer, as it comes"),

@@ -28,13 +28,17 @@ _IMPORT_BEGINS = 0.8
 """How much of the whole the download is, where an import follows."""
 
 
-class FetchBounds(msgspec.Struct, frozen=True, kw_only=True):
-    """`keep_free` bytes of the disk stay free; see `FetchFiles` for all of them."""
+class FetchTerms(msgspec.Struct, frozen=True, kw_only=True):
+    """`keep_free` bytes of the disk stay free; see `FetchFiles` for the others. `providers`: the
+    execution providers that there are here, the preferred one first; `program` signs for what was
+    made."""
 
     at_once: int
     keep_free: int
     silence_s: float
     retries: int
+    providers: tuple[str, ...]
+    program: str
 
 
 class Pulled(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,16 +66,14 @@ class Fetcher:
         jobs: JobRunner,
         shelves: Shelves,
         *,
-        bounds: FetchBounds,
-        program: str,
+        terms: FetchTerms,
         wall: Callable[[], float],
     ) -> None:
         self._hub = hub
         self._jobs = jobs
         self._shelf = shelves.shelf
         self._catalog = shelves.catalog
-        self._bounds = bounds
-        self._program = program
+        self._terms = terms
         self._wall = wall
 
     async def fetch(self, order: Order, progress: Progress) -> Pulled:
@@ -79,7 +81,7 @@ class Fetcher:
         DiskFull, JobFailed, and leaves no half of a checkpoint then."""
         progress("asking the hub", 0.0)
         listed = await self._hub.list(ListRepository(order.repository, order.revision))
-        wanted = Wanted(include=order.include, dtype=order.dtype, providers=order.providers)
+        wanted = Wanted(include=order.include, dtype=order.dtype, providers=self._terms.providers)
         selection = select(listed, wanted)
         if there := await self._there(order, listed, selection):
             return Pulled(info=there, commit=listed.commit, bytes=selection.bytes, new=False)
@@ -139,10 +141,10 @@ class Fetcher:
                 selection.files,
                 into=into,
                 folder=selection.folder,
-                at_once=self._bounds.at_once,
-                keep_free=self._bounds.keep_free,
-                silence_s=self._bounds.silence_s,
-                retries=self._bounds.retries,
+                at_once=self._terms.at_once,
+                keep_free=self._terms.keep_free,
+                silence_s=self._terms.silence_s,
+                retries=self._terms.retries,
             ),
             progress,
         )
@@ -162,7 +164,7 @@ class Fetcher:
             commit=listed.commit,
             license=listed.license,
             how=how,
-            program=self._program,
+            program=self._terms.program,
             pulled_s=int(self._wall()),
             files=tuple(files),
         )

@@ -24,7 +24,6 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     include: tuple[str, ...] = ()
     dtype: str = AUTO
     name: str = ""
-    providers: tuple[str, ...] = ("cpu",)
 
     @property
     def model(self) -> str:
@@ -39,7 +38,6 @@ def order(
     include: Sequence[str] = (),
     dtype: str = AUTO,
     name: str | None = None,
-    providers: Sequence[str] = ("cpu",),
 ) -> Order:
     """`what` is REPO or REPO@REVISION. Raises InvalidRequest for what can be neither."""
     repository, at, revision = what.partition("@")
@@ -57,5 +55,4 @@ def order(
         include=tuple(include),
         dtype=dtype,
         name=name or "",
-        providers=tuple(providers),
     )

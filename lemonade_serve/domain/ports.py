@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -146,6 +146,16 @@ class PinStore(Protocol):
         """Raises StoreUnavailable."""
 
     def save(self, pins: frozenset[Pin]) -> None:
+        """All at once or not at all. Raises StoreUnavailable."""
+
+
+class AliasStore(Protocol):
+    """What names stand for, over restarts. Its methods block: call them off the event loop."""
+
+    def load(self) -> Mapping[str, str]:
+        """Raises StoreUnavailable."""
+
+    def save(self, aliases: Mapping[str, str]) -> None:
         """All at once or not at all. Raises StoreUnavailable."""
 
 
