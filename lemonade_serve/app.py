@@ -28,14 +28,19 @@ from lemonade_serve.api.v0 import routes as v0_routes
 from lemonade_serve.devices.budgets import budgets
 from lemonade_serve.devices.cpus import read_cpus
 from lemonade_serve.devices.memory import read_memory
-from lemonade_serve.devices.providers import CPU
+from lemonade_serve.devices.providers import CPU, short
 from lemonade_serve.devices.survey import Survey, survey
+from lemonade_serve.domain.aliases import Aliases
+from lemonade_serve.domain.catalogue import Catalogue
 from lemonade_serve.domain.clients import ClientParams
 from lemonade_serve.domain.completion import CompletionService
 from lemonade_serve.domain.conversations import Conversations
 from lemonade_serve.domain.encoding import EncodingService
+from lemonade_serve.domain.fetcher import Fetcher, FetchTerms, Shelves
+from lemonade_serve.domain.orders import order
 from lemonade_serve.domain.placement import Locator
-from lemonade_serve.domain.ports import Clock, JobRunner, Launcher, Observer
+from lemonade_serve.domain.ports import Clock, Launcher, Observer
+from lemonade_serve.domain.pulls import Puller
 from lemonade_serve.domain.readiness import Readiness
 from lemonade_serve.domain.residency.pool import Pool
 from lemonade_serve.domain.residents import Residents
@@ -45,8 +50,11 @@ from lemonade_serve.runtime.jobs import ProcessJobRunner
 from lemonade_serve.runtime.lanes import Lanes
 from lemonade_serve.runtime.launcher import ProcessLauncher
 from lemonade_serve.settings import Settings, read_api_keys
+from lemonade_serve.store.aliases import FILE as ALIASES
+from lemonade_serve.store.aliases import FileAliasStore
 from lemonade_serve.store.directory import StateDirectory
 from lemonade_serve.store.params import open_params_store
+from lemonade_serve.store.pins import FILE as PINS
 from lemonade_serve.store.pins import FilePinStore
 from lemonade_serve.telemetry.exposition import expose
 from lemonade_serve.telemetry.gauges import Sources
@@ -66,6 +74,7 @@ class Application(NamedTuple):
     service: CompletionService
     encoders: EncodingService
     pool: Pool
+    puller: Puller
     conversations: Conversations
     readiness: Readiness
     reloader: Reloader
@@ -77,6 +86,7 @@ class Application(NamedTuple):
         runs has come to its end in time."""
         self.readiness.draining = True
         self.pool.drain()
+        await self.puller.close()
         self.service.give_up_waiting(errors.Draining())
         self.encoders.give_up_waiting(errors.Draining())
         return await self.asgi.idle(timeout_s)
@@ -129,16 +139,26 @@ async def open_app(
             clock=clock,
         )
         open_until_the_end.push_async_callback(pool.close)
+        catalog = create_catalog(settings)
+        aliases = Aliases(FileAliasStore(state.path / ALIASES))
+        puller = create_puller(settings, [short(one.execution_provider) for one in room.values()])
+        open_until_the_end.push_async_callback(puller.close)
+
+        async def pull(model: str, dtype: str) -> None:
+            await puller.ensure(order(model, dtype=dtype), settings.pool.queue_timeout_s)
+
         locator = Locator(
-            create_catalog(settings),
+            catalog,
             pool,
             observer,
             default_model=settings.default_model,
             unusable=unusable,
+            aliases=aliases,
         )
+        locator.pull = pull if settings.hub.auto_pull else None
         readiness = Readiness(locator.lacking)
         params = ClientParams(store, settings.parameters)
-        residents = Residents(locator, pool, FilePinStore(state.path / "pins.json"))
+        residents = Residents(locator, pool, FilePinStore(state.path / PINS))
         service = CompletionService(
             locator,
             pool,
@@ -168,6 +188,9 @@ async def open_app(
                 "service": service,
                 "encoders": encoders,
                 "residents": residents,
+                "catalogue": Catalogue(locator, residents, catalog),
+                "aliases": aliases,
+                "puller": puller,
                 "locator": locator,
                 "params": params,
                 "conversations": conversations,
@@ -176,13 +199,14 @@ async def open_app(
             },
         )
         await locator.checkpoints()
+        await aliases.restore()
         await residents.restore_pins()
         preloads = await open_until_the_end.enter_async_context(_preloads(residents))
         preloads.start(settings.pool.preload, readiness)
         reached = Reached(clients, pool, locator, params, service)
         reloader = Reloader(settings, reached, preload=preloads.more)
         yield Application(
-            access, service, encoders, pool, conversations, readiness, reloader, started
+            access, service, encoders, pool, puller, conversations, readiness, reloader, started
         )
 
 
@@ -191,13 +215,33 @@ def create_catalog(settings: Settings) -> DiskCatalog:
     return DiskCatalog(settings.cache_path, settings.cache_root_paths)
 
 
-def create_job_runner(settings: Settings) -> JobRunner:
-    """What runs imports."""
+def create_job_runner(settings: Settings, *, timeout_s: float | None = None) -> ProcessJobRunner:
+    """What runs imports, for as long as the settings say or `timeout_s`."""
     return ProcessJobRunner(
-        timeout_s=settings.job.timeout_s,
+        timeout_s=timeout_s or settings.job.timeout_s,
         handshake_timeout_s=settings.worker.handshake_timeout_s,
         stop_timeout_s=settings.worker.stop_timeout_s,
     )
+
+
+def create_puller(settings: Settings, providers: Sequence[str]) -> Puller:
+    """What gets checkpoints from the hub, for these execution providers."""
+    catalog, hub = create_catalog(settings), settings.hub
+    fetcher = Fetcher(
+        create_job_runner(settings, timeout_s=hub.timeout_s),
+        create_job_runner(settings),
+        Shelves(catalog, catalog),
+        terms=FetchTerms(
+            at_once=hub.files_at_once,
+            keep_free=hub.min_free_bytes,
+            silence_s=hub.silence_timeout_s,
+            retries=hub.retries,
+            providers=tuple(providers) or ("cpu",),
+            program=f"lemonade-serve {__version__}",
+        ),
+        wall=time.time,
+    )
+    return Puller(fetcher, at_once=hub.max_pulls, queue=hub.max_queue)
 
 
 def _access(

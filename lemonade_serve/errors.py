@@ -9,6 +9,7 @@ LemonadeError
 ├── Unauthenticated             no API key, or a wrong one
 ├── NotAllowed                  understood, and refused
 ├── ModelNotFound               no such checkpoint
+├── InUse                       it is in memory, and must not go
 ├── ResponseNotFound            no such response is kept
 ├── Retryable                   nothing is wrong with the request
 │   ├── QueueFull               the model's queue is at its bound
@@ -24,7 +25,9 @@ LemonadeError
 ├── GenerationFailed            the engine failed in mid-request
 ├── WorkerLost                  the worker process died
 ├── JobFailed                   an import or export did not finish
-│   └── UnsupportedModel        a file that the importer cannot convert faithfully
+│   ├── UnsupportedModel        a file that the importer cannot convert faithfully
+│   └── DiskFull                no room on disk for what it makes
+├── HubError                    the hub cannot be reached, or refuses, or sent something else
 └── SettingsError               a setting that is wrong or unknown
 """
 
@@ -91,6 +94,12 @@ class ModelNotFound(LemonadeError):
     """There is no such model."""
 
     code = "model_not_found"
+
+
+class InUse(LemonadeError):
+    """The model is in memory."""
+
+    code = "model_in_use"
 
 
 class ResponseNotFound(LemonadeError):
@@ -194,6 +203,18 @@ class UnsupportedModel(JobFailed):
     """This file cannot be imported faithfully."""
 
     code = "unsupported_model"
+
+
+class DiskFull(JobFailed):
+    """There is no room on the disk."""
+
+    code = "disk_full"
+
+
+class HubError(LemonadeError):
+    """The hub does not answer as it should."""
+
+    code = "hub_error"
 
 
 class SettingsError(LemonadeError):

@@ -26,7 +26,7 @@ from lemonade_serve.domain.completion import (
 )
 from lemonade_serve.domain.tools import CallParser, CallPart, joined, parser_of
 
-_STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 DONE = b"data: [DONE]\n\n"
 
 Drawn = tuple[Logprob, ...]
@@ -107,7 +107,7 @@ async def give(
         generation.cancel()
         raise
     chunks = _chunks(request, generation, cutter, writer, bounds.keepalive_s, first)
-    return Stream(chunks, media_type="text/event-stream", headers=_STREAM_HEADERS)
+    return Stream(chunks, media_type="text/event-stream", headers=STREAM_HEADERS)
 
 
 class _Cutter:

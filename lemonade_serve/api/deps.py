@@ -7,12 +7,15 @@ from collections.abc import Callable
 from litestar.di import NamedDependency
 
 from lemonade_serve.api.answer import StreamBounds
+from lemonade_serve.domain.aliases import Aliases
+from lemonade_serve.domain.catalogue import Catalogue
 from lemonade_serve.domain.clients import ClientParams
 from lemonade_serve.domain.completion import CompletionService
 from lemonade_serve.domain.conversations import Conversations
 from lemonade_serve.domain.encoding import EncodingService
 from lemonade_serve.domain.events import RequestFinished
 from lemonade_serve.domain.placement import Locator
+from lemonade_serve.domain.pulls import Puller
 from lemonade_serve.domain.readiness import Readiness
 from lemonade_serve.domain.residents import Residents
 
@@ -23,6 +26,9 @@ Resident = NamedDependency[Residents]
 Finder = NamedDependency[Locator]
 Bounds = NamedDependency[StreamBounds]
 Ready = NamedDependency[Readiness]
+OnDisk = NamedDependency[Catalogue]
+Names = NamedDependency[Aliases]
+Pulls = NamedDependency[Puller]
 Params = NamedDependency[ClientParams]
 Kept = NamedDependency[Conversations]
 LastRequest = NamedDependency[Callable[[str | None], RequestFinished | None]]

@@ -28,10 +28,14 @@ _FACES: dict[type[errors.LemonadeError], Face] = {
     errors.Unauthenticated: Face(401, "authentication_error"),
     errors.NotAllowed: Face(403, "permission_error"),
     errors.ModelNotFound: Face(404, "invalid_request_error"),
+    errors.InUse: Face(409, "invalid_request_error"),
     errors.ResponseNotFound: Face(404, "invalid_request_error"),
     errors.QueueFull: Face(429, "rate_limit_error"),
     errors.ClientLimit: Face(429, "rate_limit_error"),
     errors.Unavailable: Face(503, "overloaded"),
+    errors.UnsupportedModel: Face(400, "invalid_request_error"),
+    errors.DiskFull: Face(507, "server_error"),
+    errors.HubError: Face(502, "server_error"),
     errors.LemonadeError: Face(500, "server_error"),
 }
 """The nearest class counts."""
@@ -40,12 +44,14 @@ _STATUS_CODE = {404: "not_found", 405: "method_not_allowed", 413: "request_too_l
 
 SPEC_ROUTES = frozenset(
     {
+        "aliases",
         "completions",
         "health",
         "load",
         "models",
         "params",
         "pin",
+        "pull",
         "stats",
         "unload",
         "unpin",

@@ -84,9 +84,11 @@ class Api:
         """A query parameter that is None is left out."""
         return self._request("GET", path, query=query)
 
-    def delete(self, path: str, **query: str | None) -> dict[str, Any]:
+    def delete(
+        self, path: str, *, timeout_s: float = ANSWER_TIMEOUT_S, **query: str | None
+    ) -> dict[str, Any]:
         """A query parameter that is None is left out."""
-        return self._request("DELETE", path, query=query)
+        return self._request("DELETE", path, query=query, timeout_s=timeout_s)
 
     def post(
         self, path: str, body: Mapping[str, Any], *, timeout_s: float = ANSWER_TIMEOUT_S

@@ -41,9 +41,11 @@ def _row(info: CheckpointInfo) -> dict[str, object]:
 
 def _table(checkpoints: Sequence[CheckpointInfo]) -> Table:
     rows = table.columns(
-        "MODEL", "DTYPE", "ARCHITECTURE", "CONTEXT", "SIZE", figures=("CONTEXT", "SIZE")
+        "MODEL", "DTYPE", "ARCHITECTURE", "CONTEXT", "SIZE", "REVISION", figures=("CONTEXT", "SIZE")
     )
     for info in checkpoints:
         size, context = decimal(info.bytes), str(info.context_length)
-        rows.add_row(info.name, info.dtype, info.architecture, context, size)
+        rows.add_row(
+            info.name, info.dtype, info.architecture, context, size, (info.commit or "")[:12]
+        )
     return rows

@@ -63,14 +63,14 @@ def check_state(path: Path) -> Finding:
         )
     if there != path:
         return Finding(Level.OK, "state_dir", f"{path} is made when the daemon starts")
-    if _is_held(path / LOCK):
+    if is_held(path / LOCK):
         pid = (path / LOCK).read_text("utf-8", "replace").strip()
         return Finding(Level.OK, "state_dir", f"{path} is in use by a daemon (pid {pid or '?'})")
     return Finding(Level.OK, "state_dir", f"{path} is writable, and no daemon uses it")
 
 
-def _is_held(lock: Path) -> bool:
-    """Shared, so that two who look do not see each other."""
+def is_held(lock: Path) -> bool:
+    """Whether a daemon has it. Shared, so that two who look do not see each other."""
     if not lock.exists():
         return False
     with lock.open("rb") as file:

@@ -29,10 +29,14 @@ _PURPOSES: Mapping[str, Mapping[str, _Command]] = {
         "serve": _Command("serve:serve", "serve", "answer on http://127.0.0.1:1234"),
     },
     "Checkpoints on this machine": {
+        "pull": _Command("pull:pull", "pull OWNER/NAME", "get a model from the Hugging Face hub"),
         "import": _Command(
             "import_:import_", "import FILE.gguf", "make a checkpoint out of a GGUF file"
         ),
         "list": _Command("list_:list_", "list", "the checkpoints that there are"),
+        "show": _Command("show:show", "show MODEL", "what it is, and where it came from"),
+        "rm": _Command("rm:rm", "rm MODEL", "take it off the disk"),
+        "alias": _Command("alias:alias", "alias NAME MODEL", "a name that stays"),
     },
     "Ask a running daemon": {
         "run": _Command("run:run", 'run MODEL "a question"', "the answer, as it comes"),

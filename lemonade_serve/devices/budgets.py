@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
+from lemonade_serve.devices.providers import short
 from lemonade_serve.domain.device import Device, DeviceBudget
 from lemonade_serve.errors import SettingsError
 from lemonade_serve.settings import Device as DeviceSettings
@@ -36,6 +37,12 @@ def budgets(
         )
         for device, own in offered.items()
     }
+
+
+def execution_providers(devices: Devices) -> tuple[str, ...]:
+    """What the devices that are offered run with, in short, the preferred one first."""
+    offered = [_offered(devices, device) for device in _order(devices)]
+    return tuple(short(own.execution_provider or "") for own in offered if own)
 
 
 def _order(devices: Devices) -> Sequence[Device]:

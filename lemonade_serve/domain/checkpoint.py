@@ -16,7 +16,7 @@ DTYPES = ("int4", "int8", "fp16", "bf16", "fp32")
 """In the order in which `auto` prefers them."""
 AUTO = "auto"
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?(@[A-Za-z0-9._-]+)?")
 
 
 class Task(enum.Enum):
@@ -49,6 +49,10 @@ class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True):
     kv_bytes_per_token: int
     modified_s: int
     """Unix time of its last change."""
+    capabilities: tuple[str, ...] = ("completion",)
+    """What it can be asked for: `completion`, `chat`, `tools`, `embedding`, `rerank`."""
+    commit: str | None = None
+    """Which one of its repository it was pulled at."""
     encoder: Encoder | None = None
 
     @property
@@ -67,13 +71,21 @@ class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_name(name: str) -> str:
-    """The name, if it can be one: letters, digits, `.`, `_`, `-`, and one `/` as on the hub."""
+    """The name, if it can be one: letters, digits, `.`, `_`, `-`, and one `/` as on the hub; then
+    perhaps `@` and a revision."""
     if not _NAME.fullmatch(name):
         raise InvalidRequest(
-            f"{name!r} cannot name a model: letters, digits, '.', '_', '-' and at most one '/'",
+            f"{name!r} cannot name a model: letters, digits, '.', '_', '-' and at most one '/', "
+            "then perhaps '@' and a revision",
             param="model",
         )
     return name
+
+
+def split_dtype(name: str) -> tuple[str, str]:
+    """`NAME:DTYPE` means a dtype of the model; without one, whichever there is."""
+    model, colon, dtype = name.rpartition(":")
+    return (model, dtype) if colon and dtype in DTYPES else (name, AUTO)
 
 
 def choose_dtype(requested: str, found: Sequence[CheckpointInfo]) -> CheckpointInfo:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lemonade_serve.domain.checkpoint import check_name
 from lemonade_serve.domain.ports import CheckpointShelf, JobRunner
-from lemonade_serve.protocol.messages import ImportGguf
+from lemonade_serve.protocol.jobs import ImportGguf
 
 
 async def import_gguf(

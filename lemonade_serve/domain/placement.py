@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 
 from lemonade_serve import errors
 from lemonade_serve.domain import device as devices
-from lemonade_serve.domain.checkpoint import AUTO, CheckpointInfo, Task
+from lemonade_serve.domain.checkpoint import AUTO, CheckpointInfo, Task, split_dtype
 from lemonade_serve.domain.device import Device, Unusable
 from lemonade_serve.domain.events import CatalogueListed
 from lemonade_serve.domain.ports import CheckpointCatalog, Observer
@@ -44,23 +44,42 @@ class Locator:
         *,
         default_model: str | None,
         unusable: Mapping[Device, Unusable] | None = None,
+        aliases: Callable[[str], str] = str,
     ) -> None:
+        """`aliases` says what a name stands for."""
         self._catalog = catalog
         self._pool = pool
         self._observer = observer
         self.default_model = default_model
         self.unusable = unusable or {}
         """Devices that the settings name, and that cannot serve."""
+        self._aliases = aliases
+        self.pull: Callable[[str, str], Awaitable[object]] | None = None
+        """Gets a model, in a dtype, that is not here."""
 
     async def locate(
         self, placement: Placement, task: Task | None = None
     ) -> tuple[CheckpointInfo, Sequence[Device]]:
         """The checkpoint and the devices that a request means: a resident one if it says no more
         of it than the name, and what the disk has otherwise. With a `task`, one that is made for
-        it.
+        it. One that is not here is pulled, where the settings want that.
 
-        Raises InvalidRequest, DeviceUnavailable, NoDevice, ModelNotFound, NotAllowed, WrongTask.
+        Raises InvalidRequest, DeviceUnavailable, NoDevice, ModelNotFound, NotAllowed, WrongTask,
+        and what a pull fails with.
         """
+        try:
+            return await self.look(placement, task)
+        except errors.ModelNotFound:
+            model, dtype = self._meant(placement)
+            if self.pull is None or placement.cache_dir is not None or "/" not in (model or ""):
+                raise
+            await self.pull(model or "", dtype)
+        return await self.look(placement, task)
+
+    async def look(
+        self, placement: Placement, task: Task | None = None
+    ) -> tuple[CheckpointInfo, Sequence[Device]]:
+        """As `locate`, and nothing is pulled."""
         info, where = await self._locate(placement, task)
         if task is not None:
             info.check_task(task)
@@ -71,22 +90,29 @@ class Locator:
     ) -> tuple[CheckpointInfo, Sequence[Device]]:
         where = self.candidates(placement.device)
         resident = [slot for slot in self._pool.resident() if slot.key.device in where]
-        model = placement.model
-        if model is None:
+        model, dtype = self._meant(placement)
+        if placement.model is None:
             fit = [slot.info.name for slot in resident if task in (None, slot.info.task)]
-            model = fit[0] if fit else self.default_model
+            model, dtype = (fit[0], placement.dtype) if fit else (model, dtype)
         if model is None:
             raise errors.InvalidRequest(
                 "no model is named, none is resident and no default_model is set", param="model"
             )
-        if placement.dtype == AUTO and placement.cache_dir is None:
+        if dtype == AUTO and placement.cache_dir is None:
             for slot in resident:
                 if slot.info.name == model:
                     return slot.info, [slot.key.device]
-        info = await asyncio.to_thread(
-            self._catalog.find, model, placement.dtype, placement.cache_dir
-        )
+        info = await asyncio.to_thread(self._catalog.find, model, dtype, placement.cache_dir)
         return info, where
+
+    def _meant(self, placement: Placement) -> tuple[str | None, str]:
+        """The name and the dtype of what is asked for, or of the default: an alias stands for
+        another name, and `NAME:DTYPE` for a dtype of it."""
+        said = placement.model or self.default_model
+        if said is None:
+            return None, placement.dtype
+        model, dtype = split_dtype(self._aliases(said))
+        return model, dtype if placement.dtype == AUTO else placement.dtype
 
     def candidates(self, device: str) -> Sequence[Device]:
         """The devices that a request means. Raises DeviceUnavailable, NoDevice."""

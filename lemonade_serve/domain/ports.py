@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -14,14 +14,21 @@ from lemonade_serve import errors
 from lemonade_serve.domain.checkpoint import CheckpointInfo
 from lemonade_serve.domain.device import Device
 from lemonade_serve.domain.events import Event, RequestFinished
+from lemonade_serve.domain.provenance import Provenance, Source
+from lemonade_serve.protocol.jobs import (
+    Fetched,
+    FetchFiles,
+    ImportGguf,
+    JobDone,
+    ListRepository,
+    Repository,
+)
 from lemonade_serve.protocol.messages import (
     Begun,
     Echo,
     Encoded,
     Encoding,
     Finished,
-    ImportGguf,
-    JobDone,
     Queued,
     Ready,
     Started,
@@ -142,6 +149,16 @@ class PinStore(Protocol):
         """All at once or not at all. Raises StoreUnavailable."""
 
 
+class AliasStore(Protocol):
+    """What names stand for, over restarts. Its methods block: call them off the event loop."""
+
+    def load(self) -> Mapping[str, str]:
+        """Raises StoreUnavailable."""
+
+    def save(self, aliases: Mapping[str, str]) -> None:
+        """All at once or not at all. Raises StoreUnavailable."""
+
+
 class CheckpointShelf(Protocol):
     """Where a new checkpoint is made, and then put."""
 
@@ -150,6 +167,28 @@ class CheckpointShelf(Protocol):
 
     def publish(self, staged: Path, name: str, dtype: str) -> Path:
         """Give it its place among the others, all at once; returns where that is."""
+
+    def attest(self, staged: Path, source: Source) -> str:
+        """Write down where it came from; returns the dtype of its matrices. Blocks. Raises
+        ModelLoadError for what is no checkpoint, and JobFailed."""
+
+    def provenance(self, info: CheckpointInfo) -> Provenance:
+        """What is known of where one came from. Blocks."""
+
+    def remove(self, info: CheckpointInfo) -> None:
+        """Take it off the disk, and what was fetched for it alone. Blocks. Raises NotAllowed where
+        others are inside of it, and JobFailed."""
+
+
+class Hub(Protocol):
+    """Where repositories are. What is fetched lands in a cache that other programs share."""
+
+    async def list(self, job: ListRepository) -> Repository:
+        """Raises ModelNotFound, NotAllowed, HubError, JobFailed."""
+
+    async def fetch(self, job: FetchFiles, progress: Callable[[str, float], None]) -> Fetched:
+        """As `list`, and DiskFull. Cancelled, it leaves no process; what there is of a file
+        already is not fetched again the next time."""
 
 
 class JobRunner(Protocol):

@@ -51,14 +51,18 @@ class Residents:
                 await self._keep(self._pool.pins | {pin})
             return msgspec.structs.replace(view, pinned=True)
 
-    async def unpin(self, *, model: str | None = None, device: str | None = None) -> int:
+    async def unpin(
+        self, *, model: str | None = None, device: str | None = None, dtype: str | None = None
+    ) -> int:
         """Take the pins of one model, one device or all back; returns how many there were."""
         where = self._only(device)
         async with self._pinning:
             going = {
                 pin
                 for pin in self._pool.pins
-                if model in (None, pin.model) and where in (None, Device(pin.device))
+                if model in (None, pin.model)
+                and where in (None, Device(pin.device))
+                and dtype in (None, pin.dtype)
             }
             await self._keep(self._pool.pins - going)
         return len(going)

@@ -16,16 +16,17 @@ import structlog
 
 from lemonade_serve import errors
 from lemonade_serve.domain.checkpoint import DTYPES, CheckpointInfo, check_name, choose_dtype
-from lemonade_serve.hub import encoders
+from lemonade_serve.domain.provenance import Provenance, Source
+from lemonade_serve.hub import encoders, provenance
+from lemonade_serve.hub.capabilities import capabilities
 from lemonade_serve.hub.matrices import stored_dtype
+from lemonade_serve.hub.removal import STAGING, forget, hub_cache, remove
 
 _CONFIG = "genai_config.json"
-_PROVENANCE = "provenance.json"
 _MAX_DEPTH = 4
 """Directories below a root that are searched: publisher, name, dtype, and one to spare."""
 _PROCESS_BYTES = 100 * 1024 * 1024
 _KV_VALUE_BYTES = 4
-_STAGING = ".staging-"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
 log = structlog.get_logger()
@@ -46,11 +47,6 @@ class _Model(msgspec.Struct):
 
 class _Config(msgspec.Struct):
     model: _Model
-
-
-class _Provenance(msgspec.Struct):
-    dtype: str
-    source_file: str = ""
 
 
 class DiskCatalog:
@@ -99,11 +95,7 @@ class DiskCatalog:
 
     def imported_from(self, file_name: str) -> Sequence[CheckpointInfo]:
         """Those that our importer made of a file of that name."""
-        return [
-            info
-            for info in self.list()
-            if (made := _provenance(info.path)) and made.source_file == file_name
-        ]
+        return [info for info in self.list() if provenance.read(info.path).source_file == file_name]
 
     def _resolve(self, cache_dir: str | None) -> Path:
         if cache_dir is None:
@@ -148,7 +140,7 @@ class DiskCatalog:
         with ExitStack() as held:
             with _locked(self._root, wait=True):  # nobody sweeps between making and locking
                 _remove_abandoned(self._root)
-                directory = Path(tempfile.mkdtemp(prefix=_STAGING, dir=self._root))
+                directory = Path(tempfile.mkdtemp(prefix=STAGING, dir=self._root))
                 held.enter_context(_locked(directory))
             held.callback(shutil.rmtree, directory, ignore_errors=True)
             yield directory
@@ -165,6 +157,41 @@ class DiskCatalog:
             raise errors.JobFailed(f"cannot put a checkpoint at {target}: {error}") from error
         return target
 
+    def attest(self, staged: Path, source: Source) -> str:
+        """Write down where it came from; returns the dtype of its matrices. Raises ModelLoadError
+        for what is no checkpoint, and JobFailed where it cannot be written."""
+        try:
+            dtype = provenance.read(staged).dtype or _stored_dtype(staged)
+            provenance.write(staged, dtype=dtype, source=source)
+        except (OSError, msgspec.DecodeError) as error:
+            raise errors.JobFailed(f"{source.repository} is no checkpoint: {error}") from error
+        return dtype
+
+    def provenance(self, info: CheckpointInfo) -> Provenance:
+        """What is known of where it came from."""
+        return provenance.read(info.path)
+
+    def remove(self, info: CheckpointInfo) -> None:
+        """Take it off the disk, and out of the hub's cache what was fetched for it alone. Raises
+        NotAllowed where others are inside of it, and JobFailed where it cannot be."""
+        inside = [one.name for one in self.list() if info.path in one.path.parents]
+        if inside:
+            raise errors.NotAllowed(
+                f"{', '.join(inside)} is inside of {info.path}: remove that first", param="model"
+            )
+        source = provenance.read(info.path).source
+        try:
+            remove(info.path, self._root)
+            if source:
+                forget(source, hub_cache())
+        except (OSError, ValueError) as error:
+            raise errors.JobFailed(f"cannot remove {info.path}: {error}") from error
+
+
+def _stored_dtype(path: Path) -> str:
+    config = msgspec.json.decode((path / _CONFIG).read_bytes(), type=_Config)
+    return stored_dtype(path / config.model.decoder.filename)
+
 
 def _name(path: Path, root: Path) -> str:
     parts = path.relative_to(root).parts
@@ -177,7 +204,7 @@ def _describe_encoder(path: Path, root: Path, modified_ns: int) -> CheckpointInf
         described = encoders.describe(path)
     except errors.ModelLoadError as error:
         raise errors.ModelLoadError(f"{path}: {error.message}") from error
-    graph = path / described.encoder.graph
+    graph, origin = path / described.encoder.graph, provenance.read(path)
     size = sum(file.stat().st_size for file in graph.parent.glob(f"{graph.name}*"))
     return CheckpointInfo(
         name=name,
@@ -190,25 +217,29 @@ def _describe_encoder(path: Path, root: Path, modified_ns: int) -> CheckpointInf
         kv_bytes_per_token=0,
         modified_s=modified_ns // 1_000_000_000,
         encoder=described.encoder,
+        capabilities=(described.encoder.task,),
+        commit=origin.source.commit if origin.source else None,
     )
 
 
 def _describe(path: Path, root: Path, modified_ns: int) -> CheckpointInfo:
     model = msgspec.json.decode((path / _CONFIG).read_bytes(), type=_Config).model
-    made = _provenance(path)
+    origin = provenance.read(path)
     name = _name(path, root)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return CheckpointInfo(
         name=name,
         path=path,
         # of what others made the graph has to be read
-        dtype=made.dtype if made else stored_dtype(path / model.decoder.filename),
+        dtype=origin.dtype or stored_dtype(path / model.decoder.filename),
         architecture=model.type,
         context_length=model.context_length,
         bytes=size,
         memory_bytes=_PROCESS_BYTES + 2 * size,  # ONNX Runtime repacks the weights: a second copy
         kv_bytes_per_token=_kv_bytes_per_token(model.decoder),
         modified_s=modified_ns // 1_000_000_000,
+        capabilities=capabilities(path),
+        commit=origin.source.commit if origin.source else None,
     )
 
 
@@ -216,14 +247,6 @@ def _kv_bytes_per_token(decoder: _Decoder) -> int:
     """A key and a value for each layer, in float32: a configuration does not say if it is less."""
     values = 2 * decoder.num_hidden_layers * decoder.num_key_value_heads * decoder.head_size
     return _KV_VALUE_BYTES * values
-
-
-def _provenance(path: Path) -> _Provenance | None:
-    """What our importer wrote down; nothing of other checkpoints."""
-    try:
-        return msgspec.json.decode((path / _PROVENANCE).read_bytes(), type=_Provenance)
-    except (OSError, msgspec.DecodeError):
-        return None
 
 
 def _subdirectories(path: Path) -> list[Path]:
@@ -262,6 +285,6 @@ def _locked(directory: Path, *, wait: bool = False) -> Iterator[None]:
 
 
 def _remove_abandoned(root: Path) -> None:
-    for directory in root.glob(f"{_STAGING}*"):
+    for directory in root.glob(f"{STAGING}*"):
         with suppress(OSError), _locked(directory):
             shutil.rmtree(directory)

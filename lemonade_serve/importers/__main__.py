@@ -16,14 +16,17 @@ from typing import NoReturn
 
 from lemonade_serve import errors
 from lemonade_serve.protocol.framing import Channel
-from lemonade_serve.protocol.messages import (
-    PROTOCOL_VERSION,
-    Hello,
+from lemonade_serve.protocol.jobs import (
+    Fetched,
+    FetchFiles,
     ImportGguf,
     JobDone,
     JobFailed,
+    ListRepository,
     Progress,
+    Repository,
 )
+from lemonade_serve.protocol.messages import PROTOCOL_VERSION, Command, Hello
 
 
 def main() -> None:
@@ -33,40 +36,52 @@ def main() -> None:
     job = channel.receive()
     if job is None:
         return
-    if not isinstance(job, ImportGguf):
-        raise TypeError(f"a job process cannot do {type(job).__name__}")
-    into, finished = Path(job.into), threading.Event()
+    into = Path(job.into) if isinstance(job, ImportGguf | FetchFiles) and job.into else None
+    finished = threading.Event()
     threading.Thread(target=_watch, args=(channel, into, finished), daemon=True).start()
     try:
-        _work(channel, job, finished)
+        result = _work(channel, job)
+        if not isinstance(result, JobFailed):
+            finished.set()  # from here on the directory is theirs
+        channel.send(result)
     except ConnectionError:
         _abandon(into)
 
 
-def _work(channel: Channel, job: ImportGguf, finished: threading.Event) -> None:
-    from lemonade_serve.importers.gguf import import_gguf
+def _work(channel: Channel, job: Command) -> JobDone | Repository | Fetched | JobFailed:
+    def progress(stage: str, fraction: float) -> None:
+        channel.send(Progress(stage, fraction))
 
     try:
-        report = import_gguf(
-            Path(job.source),
-            Path(job.into),
-            dtype=job.dtype,
-            progress=lambda stage, fraction: channel.send(Progress(stage, fraction)),
-        )
+        match job:
+            case ImportGguf():
+                from lemonade_serve.importers.gguf import import_gguf
+
+                report = import_gguf(
+                    Path(job.source), Path(job.into), dtype=job.dtype, progress=progress
+                )
+                return JobDone(report.name, report.dtype)
+            case ListRepository():
+                from lemonade_serve.importers.hub import list_repository
+
+                return list_repository(job)
+            case FetchFiles():
+                from lemonade_serve.importers.fetching import fetch
+
+                return fetch(job, progress)
+            case _:
+                raise TypeError(f"a job process cannot do {type(job).__name__}")
     except errors.LemonadeError as error:
-        channel.send(JobFailed(error.code, error.message))
-    else:
-        finished.set()  # from here on the directory is theirs
-        channel.send(JobDone(report.name, report.dtype))
+        return JobFailed(error.code, error.message)
 
 
-def _watch(channel: Channel, into: Path, finished: threading.Event) -> None:
+def _watch(channel: Channel, into: Path | None, finished: threading.Event) -> None:
     if channel.receive() is None and not finished.is_set():
         _abandon(into)
 
 
-def _abandon(into: Path) -> NoReturn:
-    while into.exists():  # the import may be adding files meanwhile
+def _abandon(into: Path | None) -> NoReturn:
+    while into and into.exists():  # the job may be adding files meanwhile
         shutil.rmtree(into, ignore_errors=True)
     os._exit(1)
 

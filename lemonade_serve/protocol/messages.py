@@ -3,10 +3,9 @@
 A worker says `Hello`, gets `Load`, answers `Ready` or `LoadFailed`; from then on the daemon sends
 `Generate` and `Cancel`, and the worker one `Events` frame for each step of its engine. A request
 has as many sequences as it asked for, counted from 0. The worker of an encoder gets `Encode`
-instead of `Generate`, and answers with an `Encoded` for each input, in any order. A job says
-`Hello`, gets `ImportGguf`, and sends `Progress` until `JobDone` or `JobFailed`. End of file in
-either direction means that the other side is gone. Times are seconds on the system's monotonic
-clock, which all processes of one machine share.
+instead of `Generate`, and answers with an `Encoded` for each input, in any order. Jobs have frames
+of their own (`jobs.py`). End of file in either direction means that the other side is gone. Times
+are seconds on the system's monotonic clock, which all processes of one machine share.
 """
 
 from __future__ import annotations
@@ -16,7 +15,18 @@ from typing import Literal
 
 import msgspec
 
-PROTOCOL_VERSION = 5
+from lemonade_serve.protocol.jobs import (
+    Fetched,
+    FetchFiles,
+    ImportGguf,
+    JobDone,
+    JobFailed,
+    ListRepository,
+    Progress,
+    Repository,
+)
+
+PROTOCOL_VERSION = 6
 """Raised with every change of a frame: an upgraded package must not serve an old daemon."""
 
 _FLOAT_BYTES = 4
@@ -219,15 +229,7 @@ class Cancel(msgspec.Struct, frozen=True, tag=True, array_like=True):
     request: int
 
 
-class ImportGguf(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Make a checkpoint out of the GGUF file `source`, in the empty directory `into`."""
-
-    source: str
-    into: str
-    dtype: str
-
-
-Command = Load | Generate | Encode | Cancel | ImportGguf
+Command = Load | Generate | Encode | Cancel | ImportGguf | ListRepository | FetchFiles
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -348,23 +350,4 @@ class Events(msgspec.Struct, frozen=True, tag=True, array_like=True):
     kv_tokens: int = 0
 
 
-class Progress(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """What a job is doing, and how much of the whole is done (0 to 1)."""
-
-    stage: str
-    fraction: float
-
-
-class JobDone(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """The directory is complete. `dtype` is what its matrices really are, `name` a suggestion."""
-
-    name: str
-    dtype: str
-
-
-class JobFailed(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    code: str
-    message: str
-
-
-Report = Hello | Ready | LoadFailed | Events | Progress | JobDone | JobFailed
+Report = Hello | Ready | LoadFailed | Events | Progress | JobDone | Repository | Fetched | JobFailed

@@ -1,13 +1,26 @@
-"""Runs import and export jobs, each in a process of its own."""
+"""Runs jobs, each in a process of its own."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import TypeVar
 
 from lemonade_serve import errors
-from lemonade_serve.protocol.messages import ImportGguf, JobDone, JobFailed, Progress
+from lemonade_serve.protocol.jobs import (
+    Fetched,
+    FetchFiles,
+    ImportGguf,
+    JobDone,
+    JobFailed,
+    ListRepository,
+    Progress,
+    Repository,
+)
+from lemonade_serve.protocol.messages import Report
 from lemonade_serve.runtime.child import Child, ChildError
+
+_Kind = TypeVar("_Kind")
 
 
 class ProcessJobRunner:
@@ -21,6 +34,19 @@ class ProcessJobRunner:
         self._stop_timeout_s = stop_timeout_s
 
     async def run(self, job: ImportGguf, progress: Callable[[str, float], None]) -> JobDone:
+        return _only(JobDone, await self._run(job, progress))
+
+    async def list(self, job: ListRepository) -> Repository:
+        return _only(Repository, await self._run(job, _nobody))
+
+    async def fetch(self, job: FetchFiles, progress: Callable[[str, float], None]) -> Fetched:
+        return _only(Fetched, await self._run(job, progress))
+
+    async def _run(
+        self,
+        job: ImportGguf | ListRepository | FetchFiles,
+        progress: Callable[[str, float], None],
+    ) -> Report:
         try:
             child = await Child.start(
                 "lemonade_serve.importers", handshake_timeout_s=self._handshake_timeout_s
@@ -29,23 +55,32 @@ class ProcessJobRunner:
             raise errors.JobFailed(f"the job did not start: {error}") from error
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await self._follow(child, job, progress)
+                child.send(job)
+                return await self._follow(child, progress)
         except TimeoutError:
             raise errors.JobFailed(f"the job took over {self._timeout_s:g} s") from None
         finally:
             await child.stop(self._stop_timeout_s)
 
-    async def _follow(
-        self, child: Child, job: ImportGguf, progress: Callable[[str, float], None]
-    ) -> JobDone:
-        child.send(job)
+    async def _follow(self, child: Child, progress: Callable[[str, float], None]) -> Report:
+        """What it ends with."""
         while (report := await child.receive()) is not None:
             match report:
                 case Progress(stage, fraction):
                     progress(stage, fraction)
-                case JobDone():
-                    return report
                 case JobFailed(code, message):
                     raise errors.from_code(code, message)
+                case _:
+                    return report
         how = await child.stop(self._stop_timeout_s)
         raise errors.JobFailed(f"the job's process died: {how}")
+
+
+def _only(kind: type[_Kind], report: Report) -> _Kind:
+    if not isinstance(report, kind):
+        raise errors.JobFailed(f"the job said {type(report).__name__} in the end")
+    return report
+
+
+def _nobody(stage: str, fraction: float) -> None:
+    """Wants to know."""

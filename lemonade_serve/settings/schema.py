@@ -163,6 +163,29 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """A job that takes longer is ended."""
 
 
+class Hub(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Models that are pulled. Where the hub is, its token, its cache and its proxies are said by
+    its own variables, such as HF_ENDPOINT and HF_TOKEN."""
+
+    auto_pull: bool = False
+    """Pull a model that is asked for and not here, if its name is a repository's (OWNER/NAME). The
+    request waits for `pool.queue_timeout_s`, then it is refused with 503 and the pull goes on."""
+    max_pulls: Count = 2
+    """Pulls that run at the same time."""
+    max_queue: Annotated[int, Meta(ge=0)] = 16
+    """Further ones that may wait; one more is refused with 429."""
+    files_at_once: Count = 4
+    """Files of one pull that come at the same time."""
+    min_free_bytes: Annotated[int, Meta(ge=0)] = 1024 * 1024 * 1024
+    """A pull that would leave less of the disk is refused before it begins."""
+    silence_timeout_s: Seconds = 30.0
+    """A connection that brings nothing for so long is tried again."""
+    retries: Annotated[int, Meta(ge=0)] = 8
+    """So often for a file, if no byte comes in between."""
+    timeout_s: Seconds = 86_400.0
+    """A download that takes longer is ended; the next one goes on from there."""
+
+
 class Log(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is written to standard error."""
 
@@ -221,6 +244,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     worker: Worker = Worker()
     responses: Responses = Responses()
     job: Job = Job()
+    hub: Hub = Hub()
     log: Log = Log()
     tracing: Tracing = Tracing()
 

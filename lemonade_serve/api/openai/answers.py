@@ -1,4 +1,5 @@
-"""OpenAI's answers: no field but `timings` is in them that OpenAI does not know."""
+"""OpenAI's answers: but for `timings`, and what is said of a model, no field is in them that OpenAI
+does not know."""
 
 from __future__ import annotations
 
@@ -137,10 +138,21 @@ class ChatChunk(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
+    """`root` is what an alias stands for, or its own name; `capabilities` are `completion`, `chat`,
+    `tools`, `embedding`, `rerank`; `device` is where it is in memory, or would be; `size` its bytes
+    on disk; `revision` the commit that it was pulled at. OpenAI knows the first four fields."""
+
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "lemonade-serve"
+    root: str
+    capabilities: tuple[str, ...]
+    context_length: int
+    dtype: str
+    device: str
+    size: int
+    revision: str | None
 
 
 class Models(msgspec.Struct, frozen=True, kw_only=True):

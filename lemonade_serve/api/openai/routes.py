@@ -14,7 +14,7 @@ from lemonade_serve import errors
 from lemonade_serve.api import answer
 from lemonade_serve.api.access import exchange_of
 from lemonade_serve.api.body import Body
-from lemonade_serve.api.deps import Bounds, Finder, Service
+from lemonade_serve.api.deps import Bounds, Finder, Names, Service
 from lemonade_serve.api.guidance import guidance_of
 from lemonade_serve.api.keep_alive import seconds
 from lemonade_serve.api.openai import answers, requests
@@ -23,7 +23,7 @@ from lemonade_serve.api.openai.prompts import prompts_of
 from lemonade_serve.api.openai.writers import ChatWriter, CompletionWriter
 from lemonade_serve.api.query import nothing_unknown
 from lemonade_serve.api.schema.told import GENERATION, MODEL, operation, told
-from lemonade_serve.domain.checkpoint import CheckpointInfo
+from lemonade_serve.domain.checkpoint import AUTO, CheckpointInfo, choose_dtype
 from lemonade_serve.domain.completion import (
     ChatPrompt,
     CompletionRequest,
@@ -31,6 +31,7 @@ from lemonade_serve.domain.completion import (
     TextPrompt,
     TokensPrompt,
 )
+from lemonade_serve.domain.placement import Locator
 
 _MODEL = "SmolLM2-135M-Instruct"
 _STREAMED = {"max_tokens": 16, "stream": True, "stream_options": {"include_usage": True}}
@@ -93,17 +94,31 @@ async def create_chat_completion(
 
 
 @get("/models", operation_id=operation("list_models"), opt=told())
-async def list_models(locator: Finder) -> answers.Models:
-    """The models on disk, each once."""
-    by_name = {info.name: info for info in await locator.checkpoints()}
-    return answers.Models(data=[_model(info) for info in by_name.values()])
+async def list_models(locator: Finder, aliases: Names) -> answers.Models:
+    """The models on disk, and names that stand for them. Of one that is there in several dtypes the
+    preferred one has the model's name, and the others `NAME:DTYPE`."""
+    by_name: dict[str, list[CheckpointInfo]] = {}
+    for info in await locator.checkpoints():
+        by_name.setdefault(info.name, []).append(info)
+    models = []
+    for name, infos in by_name.items():
+        preferred = choose_dtype(AUTO, infos)
+        models.append(_model(name, preferred, locator))
+        others = [info for info in infos if info.dtype != preferred.dtype]
+        models += [_model(f"{name}:{info.dtype}", info, locator) for info in others]
+    known = {model.id: model for model in models}
+    for alias, target in sorted(aliases.names.items()):
+        if target in known:
+            models.append(msgspec.structs.replace(known[target], id=alias))
+    return answers.Models(data=models)
 
 
 @get("/models/{model_id:path}", operation_id=operation("retrieve_model"), opt=told(MODEL))
 async def retrieve_model(locator: Finder, model_id: FromPath[str]) -> answers.Model:
     """One of them."""
-    info, _ = await locator.locate(Placement(model=model_id.lstrip("/")))
-    return _model(info)
+    name = model_id.lstrip("/")
+    info, _ = await locator.look(Placement(model=name))
+    return _model(name, info, locator)
 
 
 def _wanted(
@@ -137,8 +152,18 @@ def _include_usage(data: requests.Request) -> bool:
     return bool(data.stream_options and data.stream_options.include_usage)
 
 
-def _model(info: CheckpointInfo) -> answers.Model:
-    return answers.Model(id=info.name, created=info.modified_s)
+def _model(name: str, info: CheckpointInfo, locator: Locator) -> answers.Model:
+    return answers.Model(
+        id=name,
+        created=info.modified_s,
+        root=info.name,
+        capabilities=info.capabilities,
+        context_length=info.context_length,
+        dtype=info.dtype,
+        device=locator.usual_device(info),
+        size=info.bytes,
+        revision=info.commit,
+    )
 
 
 routers = [

@@ -39,9 +39,12 @@ _WHY = {
     401: "No API key, or a wrong one.",
     403: "A page of another site asked, or a directory is outside the allowed roots.",
     404: "There is no such model, or no such response is kept.",
+    409: "The model is in memory.",
     413: "The body is too large.",
     429: "The model's queue is full, or too many clients keep parameters.",
     500: "The model cannot be loaded, its worker died, or the server failed.",
+    502: "The hub cannot be reached, or refuses.",
+    507: "There is no room on the disk.",
     503: "There is no room in time, or the server is shutting down.",
 }
 _TEXT = {"type": "string"}

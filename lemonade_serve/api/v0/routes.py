@@ -5,8 +5,15 @@ from __future__ import annotations
 from litestar import Router
 
 from lemonade_serve.api.query import nothing_unknown
+from lemonade_serve.api.v0.catalogue import (
+    list_aliases,
+    remove_alias,
+    remove_checkpoint,
+    set_alias,
+)
 from lemonade_serve.api.v0.completions import complete
 from lemonade_serve.api.v0.params import forget_params, set_params, show_params
+from lemonade_serve.api.v0.pulls import pull
 from lemonade_serve.api.v0.reports import (
     health,
     list_checkpoints,
@@ -41,6 +48,11 @@ router = with_all_verbs(
             stats,
             list_checkpoints,
             list_checkpoints_by_body,
+            remove_checkpoint,
+            list_aliases,
+            set_alias,
+            remove_alias,
+            pull,
         ],
         guards=[nothing_unknown],
         tags=["Lemonade"],

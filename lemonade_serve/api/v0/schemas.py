@@ -55,6 +55,49 @@ class UnloadBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     force: Annotated[bool, Meta(description="Cut running requests.")] = False
 
 
+RepositoryName = Annotated[
+    str, Meta(description="A repository of the hub: `OWNER/NAME`, or `OWNER/NAME@REVISION`.")
+]
+
+
+class PullBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to get from the hub, and what to call it here."""
+
+    model: RepositoryName
+    include: Annotated[
+        tuple[str, ...], Meta(description="Patterns of the files to choose among.")
+    ] = ()
+    dtype: DtypeName = AUTO
+    name: ModelName | None = None
+    stream: bool = False
+
+
+class PullProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """While it streams. `fraction` of the whole is done, from 0 to 1."""
+
+    status: Literal["pulling"] = "pulling"
+    stage: str
+    fraction: float
+
+
+class AliasBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`alias` stands for `model` from now on: a name, perhaps with `@REVISION` or `:DTYPE`."""
+
+    alias: ModelName
+    model: ModelName
+
+
+class AliasEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A name, and what it stands for."""
+
+    alias: str
+    model: str
+
+
+class AliasList(msgspec.Struct, frozen=True, kw_only=True):
+    data: list[AliasEntry]
+
+
 class CompletionBody(Options, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A prompt, and all that may be said about its model and its parameters."""
 
@@ -115,6 +158,17 @@ class TextPiece(msgspec.Struct, frozen=True, kw_only=True):
 class Success(msgspec.Struct, frozen=True, kw_only=True):
     status: Literal["success"] = "success"
     message: str
+
+
+class PullDone(msgspec.Struct, frozen=True, kw_only=True):
+    """`new`: it was not here already. `commit`: which one of the repository it is."""
+
+    status: Literal["success"] = "success"
+    message: str
+    model: str
+    dtype: str
+    commit: str
+    new: bool
 
 
 class AllParams(msgspec.Struct, frozen=True, kw_only=True):

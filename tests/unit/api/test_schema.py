@@ -45,6 +45,8 @@ async def test_every_route_is_described_once(open_house: Open) -> None:
         "get /api/v0/unload", "post /api/v0/unload", "post /api/v0/pin", "post /api/v0/unpin",
         "get /api/v0/params", "post /api/v0/params", "delete /api/v0/params",
         "get /api/v0/health", "get /api/v0/stats", "get /api/v0/models", "post /api/v0/models",
+        "delete /api/v0/models", "post /api/v0/pull", "get /api/v0/aliases",
+        "post /api/v0/aliases", "delete /api/v0/aliases",
         "post /api/v0/chat/completions",
         *(
             f"{prefix}{route}"
@@ -137,6 +139,8 @@ async def test_errors_are_described_in_the_dialect_of_the_route(open_house: Open
         ("post", "/api/v0/params", "SpecError", everything),
         ("get", "/api/v0/params", "SpecError", everything - {413, 429}),
         ("get", "/api/v0/load", "SpecError", everything - {413}),
+        ("post", "/api/v0/pull", "SpecError", everything | {502, 507}),
+        ("delete", "/api/v0/models", "SpecError", everything - {413, 429} | {409}),
         ("get", "/v1/models/{model_id}", "OpenAIError", everything - {413, 429}),
         ("post", "/api/v0/responses", "OpenAIError", everything),
         ("delete", "/v1/responses/{response_id}", "OpenAIError", everything - {413, 429}),
@@ -165,6 +169,7 @@ async def test_streaming_routes_answer_json_or_events(open_house: Open) -> None:
     }
     assert streaming == {
         "/api/v0/completions",
+        "/api/v0/pull",
         "/v1/completions",
         "/api/v1/completions",
         "/v1/chat/completions",

@@ -1,0 +1,91 @@
+"""`lemonade-serve show`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+from rich.filesize import decimal
+
+from lemonade_serve.app import create_catalog
+from lemonade_serve.cli import options, table
+from lemonade_serve.domain.checkpoint import AUTO, CheckpointInfo, split_dtype
+from lemonade_serve.domain.provenance import Provenance
+from lemonade_serve.errors import ModelNotFound
+from lemonade_serve.settings import load_settings
+from lemonade_serve.store.aliases import FILE, FileAliasStore
+
+
+@click.command()
+@click.argument("model")
+@options.cache_dir
+@options.state_dir
+@options.config
+@options.json_output
+def show(model: str, config: Path | None, as_json: bool, **flags: str | None) -> None:
+    """What a model is, what it can do, and where it came from: in each dtype, or in that of
+    NAME:DTYPE.
+    """
+    settings = load_settings(file=config, flags=flags)
+    meant = FileAliasStore(settings.state_path / FILE).load().get(model, model)
+    name, dtype = split_dtype(meant)
+    catalog = create_catalog(settings)
+    found = [one for one in catalog.list() if one.name == name and dtype in (AUTO, one.dtype)]
+    if not found:
+        raise ModelNotFound(
+            f"there is no model {meant!r} in {settings.cache_path}: `lemonade-serve list` shows "
+            "what there is"
+        )
+    told = [(one, catalog.provenance(one)) for one in found]
+    if as_json:
+        click.echo(json.dumps([_object(*one) for one in told], indent=2))
+        return
+    for one in told:
+        rows = table.columns("", "")
+        for what, value in _lines(*one):
+            rows.add_row(what, value)
+        table.show(rows)
+
+
+def _object(info: CheckpointInfo, origin: Provenance) -> dict[str, Any]:
+    return {
+        "model": info.name,
+        "dtype": info.dtype,
+        "path": str(info.path),
+        "bytes": info.bytes,
+        "memory_bytes": info.memory_bytes,
+        "architecture": info.architecture,
+        "context_length": info.context_length,
+        "capabilities": info.capabilities,
+        "provenance": msgspec.to_builtins(origin),
+    }
+
+
+def _lines(info: CheckpointInfo, origin: Provenance) -> Iterator[tuple[str, str]]:
+    yield "model", info.name
+    yield "dtype", info.dtype
+    yield "architecture", info.architecture
+    yield "capabilities", ", ".join(info.capabilities)
+    yield "context length", f"{info.context_length} tokens"
+    yield "on disk", f"{decimal(info.bytes)}, {info.path}"
+    yield "in memory", f"about {decimal(info.memory_bytes)}, and its KV cache"
+    yield "license", origin.license or "not known"
+    if source := origin.source:
+        pulled = datetime.fromtimestamp(source.pulled_s, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        yield "repository", source.repository
+        yield "revision", f"{source.revision}, commit {source.commit}"
+        yield "made", f"{source.how}, by {source.program}, {pulled}"
+        for file in source.files:
+            yield "", f"{file.path}  {decimal(file.bytes)}  sha256 {file.sha256}"
+    elif origin.importer:
+        yield "made", f"imported from {origin.source_file}, by {origin.importer}"
+        yield "", f"sha256 {origin.source_sha256}"
+    else:
+        yield "made", "not known: there is no provenance.json beside it"
+    if origin.lossless is not None:
+        yield "matrices", f"{origin.lossless} exact, {origin.requantised or 0} rounded to 8 bit"
