@@ -17,8 +17,8 @@ WORKDIR /build
 COPY pyproject.toml ./
 RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt
 
-# What lemonade-serve depends on, less what no import of it reaches: tests, the libraries for the
-# Hugging Face hub and for made-up examples, onnxruntime's own tools, symbols for debuggers (numpy's
+# What lemonade-serve depends on, less what no import of it reaches: tests, libraries for another way
+# to the hub and for made-up examples, onnxruntime's own tools, symbols for debuggers (numpy's
 # libraries were patched after they were linked, and do not survive a strip).
 FROM tools AS dependencies
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PYTHONHASHSEED=0
@@ -28,8 +28,7 @@ COPY constraints.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m venv --without-pip /opt/lemonade \
     && pip --python /opt/lemonade/bin/python install --no-compile -c constraints.txt -r requirements.txt \
-    && pip --python /opt/lemonade/bin/python uninstall -y \
-        faker polyfactory huggingface_hub hf-xet fsspec filelock httpx2 httpcore2 truststore
+    && pip --python /opt/lemonade/bin/python uninstall -y faker polyfactory hf-xet
 ARG SOURCE_DATE_EPOCH=0
 WORKDIR /opt/lemonade/lib/python3.12/site-packages
 RUN cp /usr/bin/tini-static /opt/lemonade/bin/tini \
@@ -74,6 +73,7 @@ ENV PATH=/opt/lemonade/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     LEMONADE_CACHE_DIR=/var/cache/lemonade \
     LEMONADE_STATE_DIR=/var/lib/lemonade \
+    HF_HOME=/var/cache/lemonade/.huggingface \
     LEMONADE_SERVER__HOST=0.0.0.0
 WORKDIR /var/lib/lemonade
 VOLUME ["/var/cache/lemonade", "/var/lib/lemonade"]

@@ -23,7 +23,8 @@ class TestList:
         put(tmp_path / "org" / "small" / "int4")
         result = invoke("list", "--cache-dir", str(tmp_path))
         header, row = result.stdout.splitlines()
-        assert header.split() == ["MODEL", "DTYPE", "ARCHITECTURE", "CONTEXT", "SIZE"]
+        columns = ["MODEL", "DTYPE", "ARCHITECTURE", "CONTEXT", "SIZE", "REVISION"]
+        assert header.split() == columns
         assert row.split()[:4] == ["org/small", "int4", "llama", "2048"]
 
     def test_checkpoints_are_json_for_programs(self, tmp_path: Path) -> None:
