@@ -18,7 +18,7 @@ from schemathesis.engine import Status, events, from_schema
 from urllib3.connection import HTTPConnection
 from urllib3.connectionpool import HTTPConnectionPool
 
-from tests import checkpoints, encoders
+from tests import checkpoints, encoders, hub
 from tests.daemon import MODEL, Daemon
 
 KEY = "a-testers-key"
@@ -87,9 +87,10 @@ def keyed_daemon(cache_dir: Path, tmp_path: Path) -> Iterator[Daemon]:
         "LEMONADE_PARAMETERS__MAX_LENGTH": "1",
         "LEMONADE_WORKER__THREADS": "1",
     }
-    daemon = Daemon.start(tmp_path, settings)
-    yield daemon
-    daemon.kill()
+    with hub.running() as empty:
+        daemon = Daemon.start(tmp_path, {**settings, "HF_ENDPOINT": empty.url})
+        yield daemon
+        daemon.kill()
 
 
 def test_the_daemon_does_what_its_description_says(
