@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import shutil
@@ -152,7 +153,7 @@ class DiskCatalog:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             staged.chmod(0o755)
-            _exchange(staged, target) if target.exists() else staged.rename(target)
+            _put(staged, target)
         except OSError as error:
             raise errors.JobFailed(f"cannot put a checkpoint at {target}: {error}") from error
         return target
@@ -260,6 +261,16 @@ def _walk(path: Path, depth: int) -> Iterator[Path]:
     for child in _subdirectories(path) if depth else []:
         yield child
         yield from _walk(child, depth - 1)
+
+
+def _put(staged: Path, target: Path) -> None:
+    """Rename it, or change places with one that is there, and may just have come."""
+    try:
+        staged.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        _exchange(staged, target)
 
 
 def _exchange(one: Path, other: Path) -> None:

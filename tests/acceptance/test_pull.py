@@ -144,18 +144,21 @@ def test_a_pull_that_is_killed_goes_on_where_it_was(hub: Hub, tmp_path: Path) ->
     machine = Machine(hub, tmp_path)
     hub.add(NAME, {"model.onnx": LARGE})
     into = tmp_path / "into"
-    begins = []
+    begins = [0]
+
+    def has_more() -> bool:
+        return machine.partial().stat().st_size > begins[-1]
+
     for _ in range(20):
         released = threading.Event()
-        hub.faults = [Fault(cut_after=chance.randrange(1, 300_000), until=released)]
+        hub.faults = [Fault(cut_after=chance.randrange(20_000, 300_000), until=released)]
         job = subprocess.Popen([sys.executable, "-c", _FETCH, str(into)], env=machine.environment)
         hub.sent.acquire()
+        eventually(has_more)
         job.kill()
         job.wait()
         released.set()
         begins.append(machine.partial().stat().st_size)
-    assert begins == sorted(begins)
-    assert begins[-1] > 1_000_000
     hub.faults = []
     done = subprocess.run(
         [sys.executable, "-c", _FETCH, str(into)], env=machine.environment, check=False
@@ -163,7 +166,7 @@ def test_a_pull_that_is_killed_goes_on_where_it_was(hub: Hub, tmp_path: Path) ->
     assert done.returncode == 0
     assert (into / "model.onnx").read_bytes() == LARGE
     ranges = [asked.range for asked in hub.downloads()]
-    assert ranges == [None, *(f"bytes={begin}-" if begin else None for begin in begins)]
+    assert ranges == [None, *(f"bytes={begin}-" for begin in begins[1:])]
     assert list(machine.home.rglob("*.incomplete")) == []
 
 
@@ -211,7 +214,9 @@ def test_an_interrupted_pull_ends_and_keeps_what_it_has(
     ]
     machine.environment["LEMONADE_HUB__FILES_AT_ONCE"] = "1"
     _in_order(machine.hub, last="model.onnx.data")
-    process = machine.start(NAME)
+    # whoever runs these tests in the background may have it ignored
+    heeding = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    process = machine.start(NAME, preexec_fn=heeding)
     machine.hub.sent.acquire()
     eventually(lambda: machine.partial().stat().st_size)
     process.send_signal(signal.SIGINT)
