@@ -13,11 +13,12 @@ from lemonade_serve.api.clients import Clients
 from lemonade_serve.devices.budgets import budgets
 from lemonade_serve.devices.memory import read_memory
 from lemonade_serve.domain.clients import ClientParams
-from lemonade_serve.domain.completion import CompletionService, Turns
+from lemonade_serve.domain.completion import CompletionService
 from lemonade_serve.domain.device import Budgets
 from lemonade_serve.domain.placement import Locator
 from lemonade_serve.domain.residency.policy import Bounds
 from lemonade_serve.domain.residency.pool import Pool
+from lemonade_serve.domain.turns import Turns
 from lemonade_serve.settings import Settings, read_api_keys
 from lemonade_serve.settings.changes import Changes, changes
 from lemonade_serve.telemetry.logging import configure_logging
@@ -64,8 +65,8 @@ class Reloader:
         try:
             wanted = await asyncio.to_thread(self._read, read)
             allow(bool(wanted.keys))
-        except errors.SettingsError as error:
-            log.error("settings_refused", reason=error.message)
+        except (errors.SettingsError, OSError) as error:
+            log.error("settings_refused", reason=str(error))
             return False
         applied = self._apply(wanted)
         log.info("settings_reloaded", applied=applied)

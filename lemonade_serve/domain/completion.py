@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Mapping
 
 import msgspec
 
 from lemonade_serve import errors
 from lemonade_serve.domain.checkpoint import Task
 from lemonade_serve.domain.clients import ClientParams
-from lemonade_serve.domain.events import RequestRefused
 from lemonade_serve.domain.generation import CompletionRequest, Generation
 from lemonade_serve.domain.placement import Locator, Placement
 from lemonade_serve.domain.ports import Clock, Observer, Worker
 from lemonade_serve.domain.residency.pool import Lease, Pool
 from lemonade_serve.domain.sampling import Options, RequestOptions, resolve
+from lemonade_serve.domain.service import Service
+from lemonade_serve.domain.turns import Turns
 from lemonade_serve.protocol.messages import (
     ChatPrompt,
     Finished,
@@ -52,40 +52,10 @@ __all__ = [
     "Tool",
     "ToolCall",
     "ToolChoice",
-    "Turns",
 ]
 
 
-class Turns(msgspec.Struct, frozen=True, kw_only=True):
-    """How requests wait for theirs: for so many seconds at most, and by client. One of weight 2
-    has two where others, of weight 1, have one."""
-
-    timeout_s: float
-    client_weights: Mapping[str, float] = {}
-
-    def of(self, client: str) -> tuple[str, float]:
-        """Whose turns a client has, and their weight: those who share a key share its turns."""
-        holder = client.partition("/")[0]
-        return holder, self.client_weights.get(holder, 1.0)
-
-    def works(self, request: CompletionRequest, params: ResolvedParams) -> list[Work]:
-        """A request as its worker gets it, by prompt."""
-        holder, weight = self.of(request.client)
-        return [
-            Work(
-                prompt,
-                params,
-                n=request.n,
-                client=holder,
-                weight=weight,
-                guidance=request.guidance,
-                echo=request.echo,
-            )
-            for prompt in request.prompts
-        ]
-
-
-class CompletionService:
+class CompletionService(Service[CompletionRequest, Generation]):
     """Finds the checkpoint, leases it, generates, and gives the lease back."""
 
     def __init__(
@@ -98,41 +68,11 @@ class CompletionService:
         turns: Turns,
         clock: Clock,
     ) -> None:
+        super().__init__(observer, clock)
         self._locator = locator
         self._pool = pool
         self._params = params
-        self._observer = observer
         self.turns = turns
-        self._running: set[Generation] = set()
-        self._clock = clock
-
-    async def begin(self, request: CompletionRequest) -> Generation:
-        """Start a request. Raises at once what is wrong with it before its model is loaded, or
-        what no waiting would mend: InvalidRequest, ModelNotFound, NotAllowed, StoreUnavailable,
-        QueueFull, SlotsPinned, NoCapacity, Draining; the rest comes out of the Generation."""
-        try:
-            return await self._begin(request)
-        except errors.LemonadeError as error:
-            refused = RequestRefused.by(
-                error,
-                model=request.placement.model,
-                endpoint=request.endpoint,
-                duration_s=max(0.0, self._clock() - request.arrived),
-                traceparent=request.traceparent,
-            )
-            self._observer.observe(refused)
-            raise
-
-    def abort(self, error: errors.LemonadeError) -> None:
-        """End everything that runs with `error`."""
-        for generation in list(self._running):
-            generation.fail(error)
-
-    def give_up_waiting(self, error: errors.LemonadeError) -> None:
-        """End with `error` what no engine has begun with."""
-        for generation in list(self._running):
-            if generation.started_at is None:
-                generation.fail(error)
 
     async def _begin(self, request: CompletionRequest) -> Generation:
         placement = request.placement
@@ -140,7 +80,7 @@ class CompletionService:
         params = resolve(*await self._params.layers(request.client, info.name), request.options)
         if request.guided:
             params = _to_its_end(params, request.options)
-        works = self.turns.works(request, params)
+        works = self._works(request, params)
         lease = self._pool.acquire(
             info,
             where,
@@ -161,6 +101,22 @@ class CompletionService:
         self._running.add(generation)
         generation.task.add_done_callback(lambda _: self._ended(generation, lease))
         return generation
+
+    def _works(self, request: CompletionRequest, params: ResolvedParams) -> list[Work]:
+        """A request as its worker gets it, by prompt."""
+        holder, weight = self.turns.of(request.client)
+        return [
+            Work(
+                prompt,
+                params,
+                n=request.n,
+                client=holder,
+                weight=weight,
+                guidance=request.guidance,
+                echo=request.echo,
+            )
+            for prompt in request.prompts
+        ]
 
     async def _run(self, generation: Generation, works: list[Work], lease: Lease) -> None:
         late = asyncio.get_running_loop().call_later(

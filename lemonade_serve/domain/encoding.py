@@ -9,11 +9,12 @@ import msgspec
 
 from lemonade_serve import errors
 from lemonade_serve.domain.checkpoint import CheckpointInfo, Task
-from lemonade_serve.domain.completion import Turns
-from lemonade_serve.domain.events import Outcome, RequestFinished, RequestRefused
+from lemonade_serve.domain.events import Outcome, RequestFinished
 from lemonade_serve.domain.placement import Locator, Placement
 from lemonade_serve.domain.ports import Clock, Observer
 from lemonade_serve.domain.residency.pool import Lease, Pool
+from lemonade_serve.domain.service import Service
+from lemonade_serve.domain.turns import Turns
 from lemonade_serve.protocol.messages import Begun, Encoded, TextPrompt, TokensPrompt
 from lemonade_serve.protocol.messages import Encoding as Work
 
@@ -141,7 +142,7 @@ class Encoding:
         )
 
 
-class EncodingService:
+class EncodingService(Service[EncodingRequest, Encoding]):
     """As CompletionService, for what is not generated: the same models' places, leases, turns and
     observers. `turns` says what holds now."""
 
@@ -154,35 +155,10 @@ class EncodingService:
         turns: Callable[[], Turns],
         clock: Clock,
     ) -> None:
+        super().__init__(observer, clock)
         self._locator = locator
         self._pool = pool
-        self._observer = observer
         self._turns = turns
-        self._clock = clock
-        self._running: set[Encoding] = set()
-
-    async def begin(self, request: EncodingRequest) -> Encoding:
-        """Start a request. Raises at once what is wrong with it before its model is loaded, or what
-        no waiting would mend: InvalidRequest, ModelNotFound, NotAllowed, QueueFull, SlotsPinned,
-        NoCapacity, Draining; the rest comes out of the Encoding."""
-        try:
-            return await self._begin(request)
-        except errors.LemonadeError as error:
-            refused = RequestRefused.by(
-                error,
-                model=request.placement.model,
-                endpoint=request.endpoint,
-                duration_s=self._clock() - request.arrived,
-                traceparent=request.traceparent,
-            )
-            self._observer.observe(refused)
-            raise
-
-    def give_up_waiting(self, error: errors.LemonadeError) -> None:
-        """End with `error` what no engine has begun with."""
-        for encoding in list(self._running):
-            if encoding.started_at is None:
-                encoding.fail(error)
 
     async def _begin(self, request: EncodingRequest) -> Encoding:
         placement = request.placement

@@ -22,11 +22,11 @@ from lemonade_serve.domain.completion import (
     TextPrompt,
     Token,
     TokensPrompt,
-    Turns,
 )
 from lemonade_serve.domain.events import Event, Outcome, RequestFinished, RequestRefused
 from lemonade_serve.domain.placement import Locator
 from lemonade_serve.domain.sampling import Options
+from lemonade_serve.domain.turns import Turns
 from lemonade_serve.protocol.messages import Echo, Queued, Started
 from lemonade_serve.store.memory import MemoryParamsStore
 from tests.fakes import (

@@ -10,7 +10,6 @@ import msgspec
 import pytest
 
 from lemonade_serve import errors
-from lemonade_serve.domain.completion import Turns
 from lemonade_serve.domain.device import Device, DeviceBudget
 from lemonade_serve.domain.encoding import (
     Encoding,
@@ -23,6 +22,7 @@ from lemonade_serve.domain.encoding import (
 from lemonade_serve.domain.events import Outcome, RequestFinished, RequestRefused
 from lemonade_serve.domain.placement import Locator
 from lemonade_serve.domain.residency.policy import Bounds
+from lemonade_serve.domain.turns import Turns
 from tests.fakes import (
     FakeCatalog,
     FakeClock,
@@ -193,6 +193,18 @@ async def test_while_draining_what_has_not_begun_is_given_up_and_what_runs_goes_
     assert len(await running.values()) == 1
     outcomes = [e.outcome for e in house.observer.events if isinstance(e, RequestFinished)]
     assert outcomes == [Outcome.OK, Outcome.REJECTED, Outcome.OK]
+
+
+@asynchronous
+async def test_aborting_ends_what_runs_with_the_error() -> None:
+    house = House()
+    await house.encode("a")
+    house.worker.hush()
+    running = await house.begin("a")
+    await until(lambda: running.started_at is not None)
+    house.service.abort(errors.Draining())
+    with pytest.raises(errors.Draining):
+        await running.values()
 
 
 @asynchronous
