@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import os
 import signal
@@ -29,6 +30,8 @@ log = structlog.get_logger()
 
 _PARTING_S = 0.3
 """For connections that are open still when all has been said."""
+_LINE_S = 0.1
+"""For a last line of the log."""
 _LAST_S = 1.0
 """For what is left to do when the workers are gone: the server, the database, the process."""
 
@@ -105,7 +108,7 @@ async def _reloading(
             notify.tell(notify.reloading())
             try:
                 await application.reloader.reload(read, allow)
-            except Exception:  # whoever asks again shall not be ignored
+            except Exception:  # this task owns all reloads: whoever asks again is not ignored
                 log.exception("reload_broke")
             if not signals.stopping.is_set():
                 notify.tell(notify.READY)
@@ -210,13 +213,14 @@ def _give_up_after(seconds: float) -> None:
     database that says nothing. What had to be kept is on disk. In a thread, for the loop may be
     what hangs."""
 
-    def give_up() -> None:
+    def tell() -> None:
         log.error("daemon_gave_up", after_s=seconds)
-        os._exit(1)
 
-    timer = threading.Timer(seconds, give_up)
-    timer.daemon = True
-    timer.start()
+    # a timer each: who reads the log may have stopped, and the line then never ends
+    for after_s, act in ((seconds - _LINE_S, tell), (seconds, functools.partial(os._exit, 1))):
+        timer = threading.Timer(after_s, act)
+        timer.daemon = True
+        timer.start()
 
 
 async def _either(wanted: Coroutine[Any, Any, object], task: asyncio.Task[Any]) -> None:
