@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import structlog
-from litestar import Litestar
-from litestar.di import Provide
 
 from lemonade_serve import __version__, errors
-from lemonade_serve.api import errors as api_errors
-from lemonade_serve.api import system
-from lemonade_serve.api.access import Access, open_paths
-from lemonade_serve.api.answer import StreamBounds
+from lemonade_serve.api.access import Access
+from lemonade_serve.api.asgi import create_asgi
 from lemonade_serve.api.clients import Clients
-from lemonade_serve.api.encoding import routes as encoding_routes
-from lemonade_serve.api.openai import routes as openai_routes
-from lemonade_serve.api.responses import routes as responses_routes
-from lemonade_serve.api.schema import routes as schema_routes
-from lemonade_serve.api.schema.routes import Description
-from lemonade_serve.api.v0 import routes as v0_routes
+from lemonade_serve.background import expiring, preloading
 from lemonade_serve.devices.budgets import budgets
 from lemonade_serve.devices.cpus import read_cpus
 from lemonade_serve.devices.memory import read_memory
@@ -39,7 +30,7 @@ from lemonade_serve.domain.encoding import EncodingService
 from lemonade_serve.domain.fetcher import Fetcher, FetchTerms, Shelves
 from lemonade_serve.domain.orders import order
 from lemonade_serve.domain.placement import Locator
-from lemonade_serve.domain.ports import Clock, Launcher, Observer
+from lemonade_serve.domain.ports import Launcher, Observer
 from lemonade_serve.domain.pulls import Puller
 from lemonade_serve.domain.readiness import Readiness
 from lemonade_serve.domain.residency.pool import Pool
@@ -93,7 +84,9 @@ class Application(NamedTuple):
 
     async def cut(self) -> None:
         """End everything that still runs; returns when no worker is left."""
-        self.service.abort(errors.Draining("the server is shutting down and could wait no longer"))
+        late = errors.Draining("the server is shutting down and could wait no longer")
+        self.service.abort(late)
+        self.encoders.abort(late)
         await self.pool.close()
 
 
@@ -141,7 +134,8 @@ async def open_app(
         open_until_the_end.push_async_callback(pool.close)
         catalog = create_catalog(settings)
         aliases = Aliases(FileAliasStore(state.path / ALIASES))
-        puller = create_puller(settings, [short(one.execution_provider) for one in room.values()])
+        providers = [short(one.execution_provider) for one in room.values()]
+        puller = create_puller(settings, catalog, providers)
         open_until_the_end.push_async_callback(puller.close)
 
         async def pull(model: str, dtype: str) -> None:
@@ -175,10 +169,10 @@ async def open_app(
             max_kept=settings.responses.max_kept,
             max_kept_bytes=settings.responses.max_kept_bytes,
         )
-        await open_until_the_end.enter_async_context(_expiring(conversations, clock))
+        await open_until_the_end.enter_async_context(expiring(conversations, clock))
         started = asyncio.Event()
         clients = Clients(read_api_keys(settings))
-        access = _access(
+        access = create_asgi(
             settings,
             clients,
             observer,
@@ -201,7 +195,7 @@ async def open_app(
         await locator.checkpoints()
         await aliases.restore()
         await residents.restore_pins()
-        preloads = await open_until_the_end.enter_async_context(_preloads(residents))
+        preloads = await open_until_the_end.enter_async_context(preloading(residents))
         preloads.start(settings.pool.preload, readiness)
         reached = Reached(clients, pool, locator, params, service)
         reloader = Reloader(settings, reached, preload=preloads.more)
@@ -224,9 +218,9 @@ def create_job_runner(settings: Settings, *, timeout_s: float | None = None) -> 
     )
 
 
-def create_puller(settings: Settings, providers: Sequence[str]) -> Puller:
-    """What gets checkpoints from the hub, for these execution providers."""
-    catalog, hub = create_catalog(settings), settings.hub
+def create_puller(settings: Settings, catalog: DiskCatalog, providers: Sequence[str]) -> Puller:
+    """What gets checkpoints from the hub into the catalogue, for these execution providers."""
+    hub = settings.hub
     fetcher = Fetcher(
         create_job_runner(settings, timeout_s=hub.timeout_s),
         create_job_runner(settings),
@@ -242,55 +236,6 @@ def create_puller(settings: Settings, providers: Sequence[str]) -> Puller:
         wall=time.time,
     )
     return Puller(fetcher, at_once=hub.max_pulls, queue=hub.max_queue)
-
-
-def _access(
-    settings: Settings,
-    clients: Clients,
-    observer: Observer,
-    started: asyncio.Event,
-    dependencies: Mapping[str, Any],
-) -> Access:
-    """The HTTP side. `dependencies` is what handlers may ask for, by name."""
-    open_to_all = open_paths(open_metrics=settings.server.open_metrics)
-    provided = {
-        **dependencies,
-        "bounds": StreamBounds(
-            status_hold_s=settings.server.status_hold_s, keepalive_s=settings.server.keepalive_s
-        ),
-        "description": Description(keys=lambda: clients.known, open_to_all=open_to_all),
-    }
-
-    @asynccontextmanager
-    async def lifespan(_: Litestar) -> AsyncGenerator[None]:
-        started.set()
-        yield
-
-    litestar = Litestar(
-        route_handlers=[
-            *system.handlers,
-            *schema_routes.handlers,
-            v0_routes.router,
-            *openai_routes.routers,
-            *responses_routes.routers,
-            *encoding_routes.routers,
-        ],
-        dependencies={name: _provide(thing) for name, thing in provided.items()},
-        exception_handlers={Exception: api_errors.respond},
-        lifespan=[lifespan],
-        openapi_config=None,
-        request_max_body_size=settings.server.max_body_bytes,
-        logging_config=None,
-    )
-    readiness: Readiness = dependencies["readiness"]
-    return Access(litestar, clients, readiness, open_to_all=open_to_all, observer=observer)
-
-
-def _provide(thing: object) -> Provide:
-    def provided() -> Any:
-        return thing
-
-    return Provide(provided, sync_to_thread=False)
 
 
 def _tell(looked: Survey) -> None:
@@ -317,72 +262,3 @@ def _launcher(settings: Settings, looked: Survey, observer: Observer) -> Process
         execution_providers=providers,
         observer=observer,
     )
-
-
-@asynccontextmanager
-async def _expiring(conversations: Conversations, clock: Clock) -> AsyncGenerator[None]:
-    """Let go of what is past its time, even when nobody asks for anything."""
-
-    async def expire() -> None:
-        while True:
-            pause_s = conversations.expire(clock())
-            await asyncio.sleep(pause_s)
-
-    expiring = asyncio.create_task(expire(), name="expiry of conversations")
-    try:
-        yield
-    finally:
-        expiring.cancel()
-        await asyncio.wait({expiring})
-
-
-class _Preloads:
-    """Loads what settings name, while requests are answered."""
-
-    def __init__(self, residents: Residents) -> None:
-        self._residents = residents
-        self.tasks: set[asyncio.Task[None]] = set()
-
-    def start(self, models: Sequence[str], readiness: Readiness) -> None:
-        """Load what is pinned and then these; then the daemon has started."""
-
-        async def load() -> None:
-            await self._residents.preload_pinned(_preload_failed)
-            await self._residents.preload(models, _preload_failed)
-
-        def started(_: asyncio.Task[None]) -> None:
-            readiness.starting = False
-
-        self._begin(load()).add_done_callback(started)
-
-    def more(self, models: Sequence[str]) -> None:
-        """Load these too."""
-        if models:
-            self._begin(self._residents.preload(models, _preload_failed))
-
-    def _begin(self, loading: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        preload = asyncio.create_task(loading, name="preload")
-        self.tasks.add(preload)
-        preload.add_done_callback(self._ended)
-        return preload
-
-    def _ended(self, preload: asyncio.Task[None]) -> None:
-        self.tasks.discard(preload)
-        if not preload.cancelled() and (error := preload.exception()):
-            log.error("preload_broke", exc_info=error)
-
-
-def _preload_failed(model: str, error: errors.LemonadeError) -> None:
-    log.warning("preload_failed", model=model, code=error.code, reason=error.message)
-
-
-@asynccontextmanager
-async def _preloads(residents: Residents) -> AsyncGenerator[_Preloads]:
-    preloads = _Preloads(residents)
-    try:
-        yield preloads
-    finally:
-        for preload in (left := set(preloads.tasks)):
-            preload.cancel()
-        if left:
-            await asyncio.wait(left)

@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from lemonade_serve.app import create_puller
+from lemonade_serve.app import create_catalog, create_puller
 from lemonade_serve.cli import options
 from lemonade_serve.devices.budgets import execution_providers
 from lemonade_serve.domain.fetcher import Pulled
@@ -74,7 +74,8 @@ async def pull_with_progress(settings: Settings, said: Order) -> Pulled:
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("starting", total=1.0)
-        puller = create_puller(settings, execution_providers(settings.devices))
+        providers = execution_providers(settings.devices)
+        puller = create_puller(settings, create_catalog(settings), providers)
         return await puller.pull(
             said, lambda stage, done: bar.update(task, description=stage, completed=done)
         )
