@@ -9,16 +9,12 @@ from pathlib import Path
 import pytest
 
 from lemonade_serve import errors
-from lemonade_serve.domain.device import Device, ExecutionProvider
 from lemonade_serve.domain.ports import Worker
 from lemonade_serve.hub.catalog import DiskCatalog
 from lemonade_serve.protocol.messages import Begun, Encoded, Encoding, TextPrompt, TokensPrompt
-from lemonade_serve.runtime.lanes import Lanes
-from lemonade_serve.runtime.launcher import ProcessLauncher
-from lemonade_serve.settings import Worker as WorkerSettings
-from tests.contract.test_worker import House, kill_fake, kill_process, lost
+from tests.contract.test_worker import House, kill_fake, kill_process, lost, processes
 from tests.encoders import put
-from tests.fakes import FakeLauncher, RecordingObserver, asynchronous, encoder
+from tests.fakes import FakeLauncher, asynchronous, encoder
 
 WORK = Encoding((TextPrompt("a lemon"), TextPrompt("sour"), TextPrompt("sugar is sweet")))
 
@@ -31,13 +27,7 @@ def house(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[
         return
     put(tmp_path / "embedder")
     info = DiskCatalog(tmp_path).find("embedder", "auto")
-    with ProcessLauncher(
-        WorkerSettings(),
-        threads=1,
-        lanes=Lanes(cpus=1, threads=1),
-        execution_providers={Device.CPU: ExecutionProvider(name="cpu", hardware="cpu")},
-        observer=RecordingObserver(),
-    ) as launcher:
+    with processes() as launcher:
         yield lambda: House(launcher, info, kill_process)
 
 

@@ -61,6 +61,17 @@ def kill_process(worker: Worker) -> None:
     os.kill(worker.pid, signal.SIGKILL)
 
 
+def processes() -> ProcessLauncher:
+    """What starts workers on a CPU of their own."""
+    return ProcessLauncher(
+        WorkerSettings(),
+        threads=1,
+        lanes=Lanes(cpus=1, threads=1),
+        execution_providers={Device.CPU: ExecutionProvider(name="cpu", hardware="cpu")},
+        observer=RecordingObserver(),
+    )
+
+
 @pytest.fixture(params=["fake", "process"])
 def house(request: pytest.FixtureRequest) -> Iterator[Callable[[], House]]:
     """Builds the house on the loop of the test."""
@@ -69,13 +80,7 @@ def house(request: pytest.FixtureRequest) -> Iterator[Callable[[], House]]:
         return
     cache: Path = request.getfixturevalue("cache_dir")
     info = DiskCatalog(cache).find(MODEL, "auto")
-    with ProcessLauncher(
-        WorkerSettings(),
-        threads=1,
-        lanes=Lanes(cpus=1, threads=1),
-        execution_providers={Device.CPU: ExecutionProvider(name="cpu", hardware="cpu")},
-        observer=RecordingObserver(),
-    ) as launcher:
+    with processes() as launcher:
         yield lambda: House(launcher, info, kill_process)
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +88,47 @@ class Container:
     def remove(self) -> None:
         self.client.close()
         docker("rm", "--force", "--volumes", self.id)
+
+
+SERVICES = {
+    "lemonade": "LEMONADE_PORT",
+    "prometheus": "PROMETHEUS_PORT",
+    "alertmanager": "ALERTMANAGER_PORT",
+}
+"""What of the compose file is run in tests, and what sets its port. Grafana's image is large: its
+dashboard has tests of its own."""
+
+
+class Project:
+    """A project of Compose's own, on ports of its own. `variables` are what the compose file takes;
+    those of whoever runs the tests are not."""
+
+    def __init__(self, name: str, *overlays: Path, **variables: str) -> None:
+        ports = dict(zip(SERVICES, free_ports(len(SERVICES)), strict=True))
+        self.urls = {service: f"http://127.0.0.1:{port}" for service, port in ports.items()}
+        self._environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("LEMONADE_")},
+            **{SERVICES[service]: str(port) for service, port in ports.items()},
+            **variables,
+            "COMPOSE_FILE": ":".join(map(str, [ROOT / "docker-compose.yml", *overlays])),
+            "COMPOSE_PROJECT_NAME": f"{name}-{os.getpid()}",
+        }
+
+    def compose(self, *command: str) -> str:
+        done = docker("compose", *command, env=self._environment)
+        return done.stdout + done.stderr
+
+    def up(self) -> None:
+        self.compose("up", "--no-build", "--detach", "--wait", *SERVICES)
+
+    def down(self) -> None:
+        self.compose("down", "--volumes", "--timeout", "10")
+
+
+def free_ports(number: int) -> list[int]:
+    """Of loopback; nobody listens there now."""
+    with ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(number)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]

@@ -6,9 +6,8 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -17,10 +16,10 @@ import httpx
 import psutil
 
 from tests.daemon import Daemon, eventually
+from tests.system.containers import ROOT, Project, free_ports
 from tests.system.programs import program
 from tests.system.prometheus import Alertmanager, Prometheus
 
-ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 _OVERRIDE = "day.compose.yml"
 
@@ -98,7 +97,7 @@ def host_stack(models: Path, directory: Path) -> Iterator[HostStack]:
         "prometheus": program("prometheus", "Debian's prometheus"),
         "alertmanager": program("prometheus-alertmanager", "Debian's prometheus-alertmanager"),
     }
-    port, *others = _free_ports(3)
+    port, *others = free_ports(3)
     prometheus, alertmanager = (f"127.0.0.1:{port}" for port in others)
     names = {
         "lemonade:1234": f"127.0.0.1:{port}",
@@ -142,56 +141,39 @@ def host_stack(models: Path, directory: Path) -> Iterator[HostStack]:
 
 
 class ComposeStack:
-    """The services of the compose file, and `compose`, the command for them."""
+    """The services of a project of Compose's."""
 
-    def __init__(self, compose: Callable[..., str], ports: Mapping[str, int]) -> None:
-        self._compose = compose
-        at = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
-        self.daemon = httpx.Client(base_url=at["lemonade"], timeout=60, trust_env=False)
-        self.prometheus = Prometheus(at["prometheus"])
-        self.alertmanager = Alertmanager(at["alertmanager"])
+    def __init__(self, project: Project) -> None:
+        self._project = project
+        self.daemon = httpx.Client(base_url=project.urls["lemonade"], timeout=60, trust_env=False)
+        self.prometheus = Prometheus(project.urls["prometheus"])
+        self.alertmanager = Alertmanager(project.urls["alertmanager"])
 
     def kill(self, pid: int) -> None:
         killing = f"import os; os.kill({pid}, 9)"
-        self._compose("exec", "-T", "lemonade", "python", "-c", killing)
+        self._project.compose("exec", "-T", "lemonade", "python", "-c", killing)
 
     def stop(self) -> None:
-        self._compose("stop", "lemonade")
+        self._project.compose("stop", "lemonade")
 
 
 @contextmanager
 def compose_stack(models: Path, directory: Path) -> Iterator[ComposeStack]:
     """`docker compose up` without Grafana. The daemon's image has been built."""
-    docker = program("docker", "Docker")
-    ports = dict(zip(("lemonade", "prometheus", "alertmanager"), _free_ports(3), strict=True))
     for place in (models, etc := configure(directory / "etc", {}), etc / "rules"):
         place.chmod(0o755)  # none of the containers is root
-    environment = {
-        **os.environ,
+    project = Project(
+        "lemonade-day",
+        Path(__file__).with_name(_OVERRIDE),
         **SETTINGS,
-        **{f"{name.upper()}_PORT": str(port) for name, port in ports.items()},
-        "COMPOSE_FILE": f"{ROOT / 'docker-compose.yml'}:{Path(__file__).with_name(_OVERRIDE)}",
-        "COMPOSE_PROJECT_NAME": f"lemonade-day-{os.getpid()}",
-        "LEMONADE_MODEL": "none",
-        "DAY_MODELS": str(models),
-        "DAY_CONFIGURATION": str(etc),
-    }
-
-    def compose(*command: str) -> str:
-        ran = subprocess.run(
-            [docker, "compose", *command],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert ran.returncode == 0, ran.stderr
-        return ran.stdout
-
+        LEMONADE_MODEL="none",
+        DAY_MODELS=str(models),
+        DAY_CONFIGURATION=str(etc),
+    )
     with ExitStack() as running:
-        running.callback(compose, "down", "--volumes", "--timeout", "1")
-        compose("up", "--no-build", "--detach", "--wait", *ports)
-        stack = ComposeStack(compose, ports)
+        running.callback(project.down)
+        project.up()
+        stack = ComposeStack(project)
         for client in (stack.daemon, stack.prometheus, stack.alertmanager):
             running.callback(client.close)
         yield stack
@@ -207,11 +189,3 @@ def _process(directory: Path, *command: str) -> Iterator[None]:
     finally:
         process.terminate()
         process.wait()
-
-
-def _free_ports(number: int) -> list[int]:
-    with ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(number)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
