@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -26,6 +27,10 @@ _ROUNDED_ALIKE: Final = 4
 _PARAMETERS: Final = slice(1, None)
 """Among a product's inputs: quants, scales and zero points, one row of blocks for each column."""
 _MOST_INPUTS: Final = 4
+_QUANTS: Final = 1
+_LARGEST_BYTES: Final = 8 << 20
+"""Of quants in a joined product. Products that take longer by themselves gain next to nothing by a
+wait less, and while a graph is loaded the joined ones are in memory once more."""
 _NOWHERE: Final = "joined"
 """The file that joined values would lie in, if they did."""
 _APART: Final = "N"
@@ -85,7 +90,11 @@ class _Fusion:
         for node in self._model.graph.node:
             if (node.domain, node.op_type) == _PRODUCT and self._is_own(node):
                 alike[node.input[0], *self._kind(node)].append(node)
-        return (group for group in alike.values() if len(group) > 1)
+        return (group for group in alike.values() if len(group) > 1 and self._is_small(group))
+
+    def _is_small(self, group: list[NodeProto]) -> bool:
+        quants = (self._tensors[node.input[_QUANTS]].dims for node in group)
+        return sum(map(prod, quants)) <= _LARGEST_BYTES
 
     def _is_own(self, node: NodeProto) -> bool:
         """Whether its weights are stored, and nobody else's."""

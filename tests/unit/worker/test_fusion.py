@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, external_data_helper, numpy_helper
 
 from lemonade_serve.errors import ModelLoadError
+from lemonade_serve.worker.engines import fusion
 from lemonade_serve.worker.engines.fusion import FusedGraph, fuse_products
 from tests import graphs
 from tests.graphs import HEAD_SIZE, Plan
@@ -138,6 +139,15 @@ def test_what_a_neighbour_could_round_differently_is_left_alone(tmp_path: Path, 
     model = graphs.build(plan)
     fused = fuse_products(put(model, tmp_path))
     assert (fused.stored, onnx.load_from_string(fused.model)) == ({}, model)
+
+
+def test_large_products_stay_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gate and up of 64 columns by 32 are 4,096 bytes together."""
+    path = put(graphs.build(QUANTISED), tmp_path)
+    monkeypatch.setattr(fusion, "_LARGEST_BYTES", 4096)
+    assert fuse_products(path).stored
+    monkeypatch.setattr(fusion, "_LARGEST_BYTES", 4095)
+    assert not fuse_products(path).stored
 
 
 def move(path: Path, location: str) -> Path:
