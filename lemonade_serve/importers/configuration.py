@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from lemonade_serve.importers.architecture import Decoder
+from lemonade_serve.importers.architectures.decoder import Decoder
 from lemonade_serve.importers.vocabulary import Vocabulary
 
 MODEL_NAME: Final = "model.onnx"

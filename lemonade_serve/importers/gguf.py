@@ -1,6 +1,6 @@
 """Import a GGUF file: an ONNX GenAI checkpoint from it, without torch and as faithful as can be.
 
-The stages, each a module: `container` maps the file, `architecture` says what decoder it is,
+The stages, each a module: `container` maps the file, `architectures` say what decoder it is,
 `plan` chooses a form (`blocks`) and a place for every matrix, `weights` writes them, `tokenizer`,
 `graph` and `configuration` the rest.
 """
@@ -19,8 +19,8 @@ from typing import Final
 import msgspec
 
 from lemonade_serve.errors import JobFailed
-from lemonade_serve.importers.architecture import describe
-from lemonade_serve.importers.blocks import Form, is_lossless
+from lemonade_serve.importers.architectures.table import describe
+from lemonade_serve.importers.blocks import is_lossless
 from lemonade_serve.importers.configuration import MODEL_NAME, write_genai_config
 from lemonade_serve.importers.container import Container
 from lemonade_serve.importers.graph import build
@@ -202,11 +202,10 @@ class _Import:
 
 def _count_forms(chosen: Plan) -> tuple[dict[str, int], int]:
     """Matrices by form, and how many of them are lossless. Counted by tensor, not by stack."""
-    forms: Counter[Form] = Counter()
-    lossless = 0
-    for matrix in chosen.matrices():
-        forms[matrix.form] += len(matrix.sources)
-        lossless += sum(is_lossless(part.tensor.type, matrix.form) for part in matrix.sources)
+    tensors = {part.tensor.name: (part.tensor.type, matrix.form) for matrix in chosen.matrices()
+               for part in matrix.sources}  # fmt: skip
+    forms = Counter(form for _, form in tensors.values())
+    lossless = sum(is_lossless(kind, form) for kind, form in tensors.values())
     return {form.value: count for form, count in forms.items()}, lossless
 
 

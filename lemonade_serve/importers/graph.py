@@ -3,8 +3,9 @@
 Inputs `input_ids`, `attention_mask`, `past_key_values.N.key|value`; outputs `logits` `[B, 1, V]` of
 the last position only, `present.N.key|value`. GroupQueryAttention rotates inside and takes each
 row's length from the mask, so ragged batches and shared past/present buffers work; there are no
-`position_ids`. The attention's scale lies in the query rows, or in the norm of the queries. After
-the last attention only the last position is computed.
+`position_ids`. Scales cost nothing: the attention's lies in the query rows, or in the norm of the
+queries, that of the residuals in the rows of what makes them, that of the logits in the last norm.
+After the last attention only the last position is computed.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from lemonade_serve.importers.architecture import Activation, Decoder
+from lemonade_serve.importers.architectures.decoder import Activation, Decoder
 from lemonade_serve.importers.blocks import Form
 from lemonade_serve.importers.levels import Floats
 from lemonade_serve.importers.nodes import MICROSOFT, Nodes
@@ -28,7 +29,7 @@ Vector = Callable[[str], Floats]
 
 
 def build(decoder: Decoder, plan: Plan, vector: Vector) -> onnx.ModelProto:
-    """The model whose initialisers lie where the plan says; `vector` reads a GGUF norm by name."""
+    """The model whose initialisers lie where the plan says; `vector` reads one of the GGUF."""
     return _DecoderGraph(decoder, plan, vector).build()
 
 
@@ -108,8 +109,9 @@ class _DecoderGraph:
         update = self._linear(product, layer.down)
         if self._decoder.sandwich_norm:
             update = self._norm(update, f"{prefix}.post_ffw_norm")
-        following = "output_norm" if last else f"blk.{index + 1}.attn_norm"
-        return self._add_and_norm(states, update, following)
+        if last:
+            return self._add_and_norm(states, update, "output_norm", self._decoder.logit_scale)
+        return self._add_and_norm(states, update, f"blk.{index + 1}.attn_norm")
 
     def _last_position(self, values: str) -> str:
         graph = self._graph
@@ -149,20 +151,35 @@ class _DecoderGraph:
         return next(table for table in self._plan.tables if table.rope == rope)
 
     def _query_key_value(self, index: int, layer: LayerPlan, normed: str) -> tuple[str, str, str]:
+        decoder, sides = self._decoder, ["qkv"] if len(layer.attention) == 1 else list("qkv")
         parts = [self._linear(normed, matrix) for matrix in layer.attention]
-        decoder = self._decoder
+        if decoder.biased:
+            parts = [
+                self._graph.add("Add", part, self._biases(index, side))
+                for part, side in zip(parts, sides, strict=True)
+            ]
         norms = decoder.query_key_norm
         if len(parts) == 1 and not norms:
             return parts[0], "", ""  # GroupQueryAttention splits it
         if len(parts) == 1:
-            rows = [source.tensor.rows for source in layer.attention[0].sources]
-            parts = self._graph.add_many("Split", 3, parts[0], self._graph.shape(*rows), axis=-1)
+            lengths = self._graph.shape(*decoder.attention_rows)
+            parts = self._graph.add_many("Split", 3, parts[0], lengths, axis=-1)
         query, key, value = parts
         if norms:
             scale = decoder.attention_scale
             query = self._norm_heads(query, decoder.heads, f"blk.{index}.attn_q_norm", scale)
             key = self._norm_heads(key, decoder.kv_heads, f"blk.{index}.attn_k_norm")
         return query, key, value
+
+    def _biases(self, index: int, sides: str) -> str:
+        """Of q, k or v, or of all three in a row. The query's has the attention's scale in it."""
+        scale = 1.0 if self._decoder.query_key_norm else self._decoder.attention_scale
+        biases = [
+            self._vector(f"blk.{index}.attn_{side}.bias")
+            * np.float32(scale if side == "q" else 1.0)
+            for side in sides
+        ]
+        return self._graph.constant(f"blk.{index}.attn_{sides}.bias", np.concatenate(biases))
 
     def _norm_heads(self, values: str, heads: int, name: str, factor: float = 1.0) -> str:
         graph, size = self._graph, self._decoder.head_size
@@ -185,14 +202,16 @@ class _DecoderGraph:
             stash_type=1,
         )
 
-    def _add_and_norm(self, states: str, update: str, name: str) -> tuple[str, str]:
-        """The sum, and its norm."""
+    def _add_and_norm(
+        self, states: str, update: str, name: str, factor: float = 1.0
+    ) -> tuple[str, str]:
+        """The sum, and its norm times a factor."""
         normed, *_, total = self._graph.add_many(
             "SkipSimplifiedLayerNormalization",
             4,
             states,
             update,
-            self._norm_weight(name),
+            self._norm_weight(name, factor),
             domain=MICROSOFT,
             epsilon=self._decoder.epsilon,
         )

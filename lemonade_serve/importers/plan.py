@@ -17,7 +17,7 @@ import msgspec
 from gguf import GGMLQuantizationType as Type
 
 from lemonade_serve.errors import InvalidRequest, UnsupportedModel
-from lemonade_serve.importers.architecture import Decoder, Rope
+from lemonade_serve.importers.architectures.decoder import Decoder, Rope
 from lemonade_serve.importers.blocks import Form
 from lemonade_serve.importers.container import Container, Tensor
 from lemonade_serve.importers.levels import FLOAT_MINIMUM, FOUR_BIT, block_size
@@ -39,12 +39,14 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """A tensor that fills rows of a matrix, multiplied by `factor`.
+    """`rows` of a tensor from `first` on, which fill rows of a matrix, multiplied by `factor`.
 
     `heads` > 0 asks for rows un-permuted head by head.
     """
 
     tensor: Tensor
+    first: int
+    rows: int
     heads: int = 0
     factor: float = 1.0
 
@@ -175,25 +177,35 @@ class _Planner:
         )
 
     def _layer(self, index: int) -> LayerPlan:
-        decoder, prefix = self._decoder, f"blk.{index}"
-
-        def matrix(name: str, tensor: str) -> Matrix:
-            return self._matrix(f"layers.{index}.{name}", self._source(f"{prefix}.{tensor}"))
-
-        permuted = decoder.interleaved
-        scale = 1.0 if decoder.query_key_norm else decoder.attention_scale  # else the norm has it
-        attention = (
-            self._source(f"{prefix}.attn_q", decoder.heads if permuted else 0, scale),
-            self._source(f"{prefix}.attn_k", decoder.kv_heads if permuted else 0),
-            self._source(f"{prefix}.attn_v"),
-        )
+        decoder, prefix, name = self._decoder, f"blk.{index}", f"layers.{index}"
+        output = self._source(f"{prefix}.attn_output", factor=decoder.residual_scale)
+        gate, up = self._gate_and_up(prefix)
+        down = self._source(f"{prefix}.ffn_down", factor=decoder.residual_scale)
         return LayerPlan(
-            attention=self._attention(f"layers.{index}.attention", attention),
-            output=matrix("attention.output", "attn_output"),
-            gate=matrix("mlp.gate", "ffn_gate"),
-            up=matrix("mlp.up", "ffn_up"),
-            down=matrix("mlp.down", "ffn_down"),
+            attention=self._attention(f"{name}.attention", self._query_key_value(prefix)),
+            output=self._matrix(f"{name}.attention.output", output),
+            gate=self._matrix(f"{name}.mlp.gate", gate),
+            up=self._matrix(f"{name}.mlp.up", up),
+            down=self._matrix(f"{name}.mlp.down", down),
         )
+
+    def _query_key_value(self, prefix: str) -> tuple[Source, ...]:
+        decoder = self._decoder
+        scale = 1.0 if decoder.query_key_norm else decoder.attention_scale  # else the norm has it
+        factors = (scale, 1.0, 1.0)
+        if decoder.fused:
+            return self._cut(f"{prefix}.attn_qkv", decoder.attention_rows, factors)
+        permuted = (decoder.heads, decoder.kv_heads, 0) if decoder.interleaved else (0, 0, 0)
+        return tuple(
+            self._source(f"{prefix}.attn_{side}", heads=heads, factor=factor)
+            for side, heads, factor in zip("qkv", permuted, factors, strict=True)
+        )
+
+    def _gate_and_up(self, prefix: str) -> tuple[Source, ...]:
+        if self._decoder.fused:
+            rows = self._decoder.feed_forward
+            return self._cut(f"{prefix}.ffn_up", (rows, rows), (1.0, 1.0))
+        return self._source(f"{prefix}.ffn_gate"), self._source(f"{prefix}.ffn_up")
 
     def _attention(self, name: str, sources: tuple[Source, ...]) -> tuple[Matrix, ...]:
         """One matrix where q, k and v have one form: a third of the calls."""
@@ -204,7 +216,19 @@ class _Planner:
         return tuple(self._matrix(f"{name}.{part}", source) for part, source in parts)
 
     def _source(self, name: str, heads: int = 0, factor: float = 1.0) -> Source:
-        return Source(tensor=self._tensors[f"{name}.weight"], heads=heads, factor=factor)
+        tensor = self._tensors[f"{name}.weight"]
+        return Source(tensor=tensor, first=0, rows=tensor.rows, heads=heads, factor=factor)
+
+    def _cut(
+        self, name: str, rows: tuple[int, ...], factors: tuple[float, ...]
+    ) -> tuple[Source, ...]:
+        """One tensor's rows, cut in parts."""
+        tensor = self._tensors[f"{name}.weight"]
+        starts = (sum(rows[:part]) for part in range(len(rows)))
+        return tuple(
+            Source(tensor=tensor, first=first, rows=count, factor=factor)
+            for first, count, factor in zip(starts, rows, factors, strict=True)
+        )
 
     def _layout(self, kind: Type, *, keep_four: bool) -> tuple[Form, int]:
         return self._form(kind, keep_four=keep_four), block_size(kind)
@@ -219,7 +243,7 @@ class _Planner:
         return Form.EIGHT_ZERO if kind in FLOAT_MINIMUM else Form.EIGHT
 
     def _matrix(self, name: str, *sources: Source, keep_four: bool = True) -> Matrix:
-        rows = sum(source.tensor.rows for source in sources)
+        rows = sum(source.rows for source in sources)
         first = sources[0].tensor
         columns = first.shape[-1]
         form, block = self._layout(first.type, keep_four=keep_four)

@@ -16,13 +16,8 @@ import numpy as np
 
 from lemonade_serve.errors import UnsupportedModel
 from lemonade_serve.importers.container import Metadata
-from lemonade_serve.importers.vocabulary import (
-    PREFIX,
-    SPACE,
-    TokenType,
-    Vocabulary,
-    pre_tokenizer,
-)
+from lemonade_serve.importers.pretokenizers import PreTokenizer
+from lemonade_serve.importers.vocabulary import ADDED, PREFIX, SPACE, TokenType, Vocabulary
 
 Json: TypeAlias = dict[str, Any]
 
@@ -30,13 +25,16 @@ Json: TypeAlias = dict[str, Any]
 def write_tokenizer(into: Path, vocabulary: Vocabulary, metadata: Metadata, context: int) -> None:
     """Write `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json`."""
     added = _added_tokens(vocabulary)
-    model = _sentencepiece if vocabulary.sentencepiece else _byte_level
+    if vocabulary.pre is None:
+        model = _sentencepiece(vocabulary, metadata)
+    else:
+        model = _byte_level(vocabulary, vocabulary.pre, metadata)
     document: Json = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": added,
-        **model(vocabulary, metadata),
+        **model,
         "post_processor": _post_processor(vocabulary),
     }
     names = _special_names(vocabulary)
@@ -70,13 +68,13 @@ def _added_tokens(vocabulary: Vocabulary) -> list[Json]:
             "content": token,
             "single_word": False,
             "lstrip": False,
-            "rstrip": False,
+            "rstrip": index in vocabulary.stripping,
             # User-defined runs of spaces are found after spaces have become U+2581.
             "normalized": SPACE in token and kind == TokenType.USER_DEFINED,
             "special": kind in special,
         }
         for index, (token, kind) in enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True))
-        if kind in special or kind == TokenType.USER_DEFINED
+        if kind in ADDED
     ]
 
 
@@ -134,8 +132,7 @@ def _bpe(vocabulary: Vocabulary, merges: list[list[str]], **settings: object) ->
     }
 
 
-def _byte_level(vocabulary: Vocabulary, metadata: Metadata) -> Json:
-    pre = pre_tokenizer(metadata)
+def _byte_level(vocabulary: Vocabulary, pre: PreTokenizer, metadata: Metadata) -> Json:
     merges = [merge.split(" ") for merge in metadata.strings(f"{PREFIX}merges")]
     known = set(vocabulary.tokens)
     for merge in merges:
@@ -147,7 +144,7 @@ def _byte_level(vocabulary: Vocabulary, metadata: Metadata) -> Json:
     ]
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
     return {
-        "normalizer": None,
+        "normalizer": {"type": "NFC"} if pre.compose else None,
         "pre_tokenizer": {
             "type": "Sequence",
             "pretokenizers": [*splits, {**level, "use_regex": False}],

@@ -1,8 +1,7 @@
 """The vocabulary in a GGUF's metadata: tokens, their types, and the ids that have a role.
 
-Two kinds of tokenizer are known: byte-level BPE (`tokenizer.ggml.model = gpt2`), whose
-pre-tokenizer is known only by the name in `tokenizer.ggml.pre`, and SentencePiece BPE (`llama`). A
-wrong regular expression fails silently, so an unknown name is an error.
+Two kinds of tokenizer are known: byte-level BPE (`tokenizer.ggml.model = gpt2`) with a named
+pre-tokenizer, and SentencePiece BPE (`llama`).
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import numpy as np
 
 from lemonade_serve.errors import UnsupportedModel
 from lemonade_serve.importers.container import Metadata
+from lemonade_serve.importers.pretokenizers import PreTokenizer, pre_tokenizer
 
 SPACE: Final = "\u2581"
 """What SentencePiece writes for a space."""
@@ -31,14 +31,21 @@ class TokenType(IntEnum):
     BYTE = 6
 
 
+ADDED: Final = (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.USER_DEFINED)
+"""Tokens that are looked for in a text before anything else."""
+
+
 class Vocabulary(msgspec.Struct, frozen=True, kw_only=True):
-    """The tokens by id, and the ids that have a role. `eos` are all ends of a turn, first one
-    first; `bos` is added before and `last` after a text if not None.
+    """The tokens by id, and the ids that have a role.
+
+    `pre`: how text is cut first; None for SentencePiece. `eos` are all ends of a turn, the one that
+    the file names first. `stripping`: tokens that swallow the spaces behind them.
     """
 
     tokens: list[str]
     types: list[int]
-    sentencepiece: bool
+    pre: PreTokenizer | None
+    stripping: frozenset[int]
     bos: int | None
     eos: tuple[int, ...]
     unknown: int | None
@@ -46,6 +53,11 @@ class Vocabulary(msgspec.Struct, frozen=True, kw_only=True):
     add_bos: bool
     add_eos: bool
     chat_template: str | None
+
+    @property
+    def sentencepiece(self) -> bool:
+        """Whether the merges are SentencePiece's, made from scores."""
+        return self.pre is None
 
     def text(self, token: int | None) -> str | None:
         """The token's text."""
@@ -62,25 +74,7 @@ _END_NAMES: Final = frozenset(
     }
 )  # fmt: skip
 
-_GPT2_PATTERN: Final = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_LLAMA3_PATTERN: Final = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-
-
-class PreTokenizer(msgspec.Struct, frozen=True, kw_only=True):
-    """Splits made one after the other; `whole_words`: a word in the vocabulary needs no merges."""
-
-    patterns: tuple[str, ...]
-    whole_words: bool = False
-    add_bos: bool = False
-
-
-_PRE_TOKENIZERS: Final = {
-    "smollm": PreTokenizer(patterns=(r"\p{N}", _GPT2_PATTERN)),
-    "llama-bpe": PreTokenizer(patterns=(_LLAMA3_PATTERN,), whole_words=True, add_bos=True),
-}
+_PHI3_KEEPS_SPACES: Final = frozenset({"<unk>", "<s>", "<|endoftext|>"})
 
 
 def read_vocabulary(metadata: Metadata, rows: int) -> Vocabulary:
@@ -88,12 +82,12 @@ def read_vocabulary(metadata: Metadata, rows: int) -> Vocabulary:
 
     Errors: `UnsupportedModel` that names the tokenizer, its `pre` or the key at fault.
     """
-    sentencepiece = _is_sentencepiece(metadata)
+    pre = _pre_tokenizer(metadata)
     tokens = metadata.strings(f"{PREFIX}tokens")
     types = _types(metadata, len(tokens))
     if len(tokens) != rows:
         raise UnsupportedModel(f"{len(tokens)} tokens, but the embedding has {rows} rows")
-    if sentencepiece:
+    if pre is None:
         tokens = [
             token.replace(" ", SPACE) if kind == TokenType.USER_DEFINED else token
             for token, kind in zip(tokens, types, strict=True)
@@ -103,13 +97,14 @@ def read_vocabulary(metadata: Metadata, rows: int) -> Vocabulary:
     if metadata.flag(f"{PREFIX}add_sep_token", False):
         raise UnsupportedModel("tokenizer.ggml.add_sep_token is not supported")
     bos = _role(metadata, "bos", len(tokens))
-    default_bos = sentencepiece or pre_tokenizer(metadata).add_bos
+    default_bos = pre is None or pre.add_bos
     eos = _ends(metadata, tokens, types)
     padding = _role(metadata, "padding", len(tokens))
     return Vocabulary(
         tokens=tokens,
         types=types,
-        sentencepiece=sentencepiece,
+        pre=pre,
+        stripping=_stripping(metadata, tokens, types),
         bos=bos,
         eos=eos,
         unknown=_role(metadata, "unknown", len(tokens)),
@@ -120,26 +115,34 @@ def read_vocabulary(metadata: Metadata, rows: int) -> Vocabulary:
     )
 
 
-def _is_sentencepiece(metadata: Metadata) -> bool:
+def _pre_tokenizer(metadata: Metadata) -> PreTokenizer | None:
     model = metadata.text(f"{PREFIX}model")
     if model not in ("llama", "gpt2"):
         raise UnsupportedModel(f"the tokenizer {model!r} is not supported; supported: gpt2, llama")
     if model == "gpt2":
-        pre_tokenizer(metadata)
-        return False
+        if _is_phi3(metadata):
+            raise UnsupportedModel("the tokenizer of Phi 4 is not supported: its file does not say "
+                                   "which tokens swallow the spaces beside them")  # fmt: skip
+        return pre_tokenizer(metadata.text(f"{PREFIX}pre", ""))
     pre = metadata.text(f"{PREFIX}pre", "default")
     if pre != "default":
         raise UnsupportedModel(f"the pre-tokenizer {pre!r} of a llama tokenizer is not supported")
-    return True
+    return None
 
 
-def pre_tokenizer(metadata: Metadata) -> PreTokenizer:
-    """The splits that `tokenizer.ggml.pre` names."""
-    pre = metadata.text(f"{PREFIX}pre", "")
-    if pre not in _PRE_TOKENIZERS:
-        known = ", ".join(sorted(_PRE_TOKENIZERS))
-        raise UnsupportedModel(f"the pre-tokenizer {pre!r} is not supported; supported: {known}")
-    return _PRE_TOKENIZERS[pre]
+def _is_phi3(metadata: Metadata) -> bool:
+    return metadata.text("general.architecture", "") == "phi3"
+
+
+def _stripping(metadata: Metadata, tokens: list[str], types: list[int]) -> frozenset[int]:
+    """Phi 3's added tokens but for three: its tokenizer_config.json has it, and so llama.cpp."""
+    if not _is_phi3(metadata):
+        return frozenset()
+    return frozenset(
+        index
+        for index, (token, kind) in enumerate(zip(tokens, types, strict=True))
+        if kind in ADDED and token not in _PHI3_KEEPS_SPACES
+    )
 
 
 def _types(metadata: Metadata, count: int) -> list[int]:

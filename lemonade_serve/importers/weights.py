@@ -9,7 +9,7 @@ from typing import BinaryIO, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from lemonade_serve.importers.architecture import Decoder, Rope
+from lemonade_serve.importers.architectures.decoder import Decoder, Rope
 from lemonade_serve.importers.blocks import Form, Packed, pack
 from lemonade_serve.importers.container import Container
 from lemonade_serve.importers.levels import Bytes, Floats, floats
@@ -37,26 +37,27 @@ class DataFile:
         start = 0
         for source in matrix.sources:
             self._write_source(matrix, source, start)
-            start += source.tensor.rows
+            start += source.rows
             self._container.release(source.tensor)
 
     def write_table(self, table: Table, decoder: Decoder, divisors: Floats | None) -> None:
         """Compute and write one rope's cosines and sines."""
         inverse = inverse_frequencies(table.rope, decoder.head_size, divisors)
+        magnitude = table.rope.magnitude
         step = max(1, _CHUNK_WEIGHTS // len(inverse))
         for start in range(0, decoder.context, step):
             positions = np.arange(start, min(start + step, decoder.context), dtype=np.float64)
             angles = np.outer(positions, inverse)
-            self._write(table.cosines, start, np.cos(angles).astype(np.float32))
-            self._write(table.sines, start, np.sin(angles).astype(np.float32))
+            self._write(table.cosines, start, (np.cos(angles) * magnitude).astype(np.float32))
+            self._write(table.sines, start, (np.sin(angles) * magnitude).astype(np.float32))
 
     def _write_source(self, matrix: Matrix, source: Source, start: int) -> None:
         tensor = source.tensor
-        stored = self._container.rows(tensor)
-        order = unpermuted(tensor.rows, source.heads) if source.heads else None
+        stored = self._container.rows(tensor)[source.first : source.first + source.rows]
+        order = unpermuted(source.rows, source.heads) if source.heads else None
         step = max(1, _CHUNK_WEIGHTS // matrix.columns)
-        for first in range(0, tensor.rows, step):
-            last = min(first + step, tensor.rows)
+        for first in range(0, source.rows, step):
+            last = min(first + step, source.rows)
             chunk = stored[first:last] if order is None else stored[order[first:last]]
             if matrix.form is Form.FLOAT:
                 values = _multiplied(floats(chunk, tensor.type), source.factor)
@@ -88,7 +89,7 @@ def write_data(
     path: Path, plan: Plan, decoder: Decoder, container: Container, written: Callable[[int], None]
 ) -> None:
     """Write the whole data file; `written` is told the bytes of each chunk."""
-    divisors = vector(container, "rope_freqs.weight") if decoder.frequencies else None
+    divisors = None if decoder.divisors is None else vector(container, decoder.divisors)
     with path.open("wb", buffering=0) as file:
         data = DataFile(file, container, written)
         for matrix in plan.matrices():

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from gguf import GGML_QUANT_SIZES, GGUFWriter, TokenType
@@ -22,6 +23,19 @@ HEAD_SIZE: Final = 64
 LAYERS: Final = 2
 CONTEXT: Final = 64
 EPSILON: Final = 1e-5
+
+
+class Shape(msgspec.Struct, frozen=True, kw_only=True):
+    """How large a model is."""
+
+    hidden: int = HIDDEN
+    feed_forward: int = FEED_FORWARD
+    heads: int = HEADS
+    kv_heads: int = KV_HEADS
+    head_size: int = HEAD_SIZE
+    layers: int = LAYERS
+    context: int = CONTEXT
+
 
 # Where a block keeps its fp16 scale and, if it has one, its fp16 minimum; and how large levels are.
 _SCALES: Final = {
@@ -59,10 +73,19 @@ def _store_halves(blocks: npt.NDArray[np.uint8], at: int, values: npt.NDArray[np
 class Model:
     """A GGUF model in the making: change `metadata` or `tensors`, then `write`."""
 
-    def __init__(self, architecture: str, kind: Type, *, tied: bool, seed: int = 3) -> None:
+    def __init__(
+        self,
+        architecture: str,
+        kind: Type,
+        *,
+        tied: bool,
+        seed: int = 3,
+        shape: Shape | None = None,
+    ) -> None:
         self.architecture = architecture
         self.kind = kind
-        self.metadata: dict[str, Any] = _METADATA[architecture]()
+        self.shape = shape or Shape()
+        self.metadata = _common(architecture, self.shape) | _METADATA[architecture](self.shape)
         self.tokenizer: dict[str, Any] = _TOKENIZERS[architecture]()
         self._rng = np.random.default_rng(seed)
         self.tensors: dict[str, tuple[Type, tuple[int, ...], npt.NDArray[np.uint8]]] = {}
@@ -101,30 +124,43 @@ class Model:
         return path
 
     def _fill(self, *, tied: bool) -> None:
-        vocabulary = len(self.tokenizer["tokenizer.ggml.tokens"])
-        self.add("token_embd.weight", vocabulary, HIDDEN)
-        self.add("output_norm.weight", HIDDEN, mean=1.0)
+        vocabulary, hidden = len(self.tokenizer["tokenizer.ggml.tokens"]), self.shape.hidden
+        self.add("token_embd.weight", vocabulary, hidden)
+        self.add("output_norm.weight", hidden, mean=1.0)
         if not tied:
-            self.add("output.weight", vocabulary, HIDDEN)
-        for index in range(LAYERS):
+            self.add("output.weight", vocabulary, hidden)
+        for index in range(self.shape.layers):
             self._fill_layer(f"blk.{index}")
 
     def _fill_layer(self, prefix: str) -> None:
-        keys = KV_HEADS * HEAD_SIZE
-        self.add(f"{prefix}.attn_norm.weight", HIDDEN, mean=1.0)
-        self.add(f"{prefix}.attn_q.weight", HEADS * HEAD_SIZE, HIDDEN)
-        self.add(f"{prefix}.attn_k.weight", keys, HIDDEN)
-        self.add(f"{prefix}.attn_v.weight", keys, HIDDEN)
-        self.add(f"{prefix}.attn_output.weight", HIDDEN, HEADS * HEAD_SIZE)
-        self.add(f"{prefix}.ffn_norm.weight", HIDDEN, mean=1.0)
-        self.add(f"{prefix}.ffn_gate.weight", FEED_FORWARD, HIDDEN)
-        self.add(f"{prefix}.ffn_up.weight", FEED_FORWARD, HIDDEN)
-        self.add(f"{prefix}.ffn_down.weight", HIDDEN, FEED_FORWARD)
+        shape, hidden = self.shape, self.shape.hidden
+        self.add(f"{prefix}.attn_norm.weight", hidden, mean=1.0)
+        self._fill_attention(prefix)
+        self.add(f"{prefix}.attn_output.weight", hidden, shape.heads * shape.head_size)
+        self.add(f"{prefix}.ffn_norm.weight", hidden, mean=1.0)
+        if self.architecture == "phi3":
+            self.add(f"{prefix}.ffn_up.weight", 2 * shape.feed_forward, hidden)
+        else:
+            self.add(f"{prefix}.ffn_gate.weight", shape.feed_forward, hidden)
+            self.add(f"{prefix}.ffn_up.weight", shape.feed_forward, hidden)
+        self.add(f"{prefix}.ffn_down.weight", hidden, shape.feed_forward)
+        if self.architecture in ("gemma3", "qwen3"):
+            self.add(f"{prefix}.attn_q_norm.weight", shape.head_size, mean=1.0)
+            self.add(f"{prefix}.attn_k_norm.weight", shape.head_size, mean=1.0)
         if self.architecture == "gemma3":
-            self.add(f"{prefix}.attn_q_norm.weight", HEAD_SIZE, mean=1.0)
-            self.add(f"{prefix}.attn_k_norm.weight", HEAD_SIZE, mean=1.0)
-            self.add(f"{prefix}.post_attention_norm.weight", HIDDEN, mean=1.0)
-            self.add(f"{prefix}.post_ffw_norm.weight", HIDDEN, mean=1.0)
+            self.add(f"{prefix}.post_attention_norm.weight", hidden, mean=1.0)
+            self.add(f"{prefix}.post_ffw_norm.weight", hidden, mean=1.0)
+
+    def _fill_attention(self, prefix: str) -> None:
+        shape = self.shape
+        rows = [heads * shape.head_size for heads in (shape.heads, shape.kv_heads, shape.kv_heads)]
+        if self.architecture == "phi3":
+            self.add(f"{prefix}.attn_qkv.weight", sum(rows), shape.hidden)
+            return
+        for side, count in zip("qkv", rows, strict=True):
+            self.add(f"{prefix}.attn_{side}.weight", count, shape.hidden)
+            if self.architecture == "qwen2":
+                self.add(f"{prefix}.attn_{side}.bias", count, mean=0.3)
 
 
 _ADDERS: Final[Mapping[type, Callable[[GGUFWriter, str, Any], None]]] = {
@@ -136,33 +172,72 @@ _ADDERS: Final[Mapping[type, Callable[[GGUFWriter, str, Any], None]]] = {
 }
 
 
-def _common(name: str) -> dict[str, Any]:
+def _common(name: str, shape: Shape) -> dict[str, Any]:
     return {
         "general.name": "A tiny one",
         "general.license": "apache-2.0",
-        f"{name}.block_count": LAYERS,
-        f"{name}.context_length": CONTEXT,
-        f"{name}.embedding_length": HIDDEN,
-        f"{name}.feed_forward_length": FEED_FORWARD,
-        f"{name}.attention.head_count": HEADS,
-        f"{name}.attention.head_count_kv": KV_HEADS,
+        f"{name}.block_count": shape.layers,
+        f"{name}.context_length": shape.context,
+        f"{name}.embedding_length": shape.hidden,
+        f"{name}.feed_forward_length": shape.feed_forward,
+        f"{name}.attention.head_count": shape.heads,
+        f"{name}.attention.head_count_kv": shape.kv_heads,
         f"{name}.attention.layer_norm_rms_epsilon": EPSILON,
     }
 
 
-def _llama() -> dict[str, Any]:
-    return _common("llama") | {"llama.rope.freq_base": 10_000.0}
+def _llama(shape: Shape) -> dict[str, Any]:
+    return {"llama.rope.freq_base": 10_000.0} | _head_size("llama", shape)
 
 
-def _gemma3() -> dict[str, Any]:
-    """Two layers: one local, one global, and a window that a short text overflows."""
-    return _common("gemma3") | {
+def _head_size(name: str, shape: Shape) -> dict[str, Any]:
+    """Where a head is not its share of the width, files say so."""
+    if shape.heads * shape.head_size == shape.hidden:
+        return {}
+    return {
+        f"{name}.attention.key_length": shape.head_size,
+        f"{name}.attention.value_length": shape.head_size,
+    }
+
+
+def _gemma3(shape: Shape) -> dict[str, Any]:
+    """Every second layer global, and a window that a short text overflows."""
+    return {
         "gemma3.rope.freq_base": 1_000_000.0,
-        "gemma3.attention.key_length": HEAD_SIZE,
-        "gemma3.attention.value_length": HEAD_SIZE,
+        "gemma3.attention.key_length": shape.head_size,
+        "gemma3.attention.value_length": shape.head_size,
         "gemma3.attention.sliding_window": 5,
         "gemma3.attention.sliding_window_pattern": 2,
     }
+
+
+def _granite(shape: Shape) -> dict[str, Any]:
+    return {
+        "granite.rope.dimension_count": shape.head_size,
+        "granite.rope.freq_base": 10_000_000.0,
+        "granite.attention.scale": 0.0625,
+        "granite.embedding_scale": 12.0,
+        "granite.residual_scale": 0.22,
+        "granite.logit_scale": 8.0,
+    }
+
+
+def _phi3(shape: Shape) -> dict[str, Any]:
+    return {
+        "phi3.rope.scaling.original_context_length": shape.context,
+        "phi3.rope.dimension_count": shape.head_size,
+        "phi3.rope.freq_base": 10_000.0,
+        "phi3.attention.sliding_window": 9,
+    }
+
+
+def _qwen2(shape: Shape) -> dict[str, Any]:
+    del shape
+    return {"qwen2.rope.freq_base": 1_000_000.0}
+
+
+def _qwen3(shape: Shape) -> dict[str, Any]:
+    return {"qwen3.rope.freq_base": 1_000_000.0} | _head_size("qwen3", shape)
 
 
 def _byte_level() -> dict[str, Any]:
@@ -212,5 +287,14 @@ def _sentencepiece() -> dict[str, Any]:
     }
 
 
-_METADATA: Final = {"llama": _llama, "gemma3": _gemma3}
-_TOKENIZERS: Final = {"llama": _byte_level, "gemma3": _sentencepiece}
+_METADATA: Final[Mapping[str, Callable[[Shape], dict[str, Any]]]] = {
+    "gemma3": _gemma3,
+    "granite": _granite,
+    "llama": _llama,
+    "phi3": _phi3,
+    "qwen2": _qwen2,
+    "qwen3": _qwen3,
+}
+_TOKENIZERS: Final = {
+    name: _sentencepiece if name in ("gemma3", "phi3") else _byte_level for name in _METADATA
+}

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lemonade_serve.errors import LemonadeError, UnsupportedModel
-from lemonade_serve.importers.architecture import describe
+from lemonade_serve.importers.architectures.table import describe
 from lemonade_serve.importers.container import Container
 from lemonade_serve.importers.plan import plan
 from lemonade_serve.importers.vocabulary import read_vocabulary

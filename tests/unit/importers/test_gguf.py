@@ -6,16 +6,15 @@ import json
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx
-import onnxruntime
 import pytest
 from gguf import GGMLQuantizationType as Type
 
 from lemonade_serve.errors import InvalidRequest, JobFailed, UnsupportedModel
-from lemonade_serve.importers.gguf import ImportReport, import_gguf
+from lemonade_serve.importers.gguf import import_gguf
 from tests.unit.importers import reference
 from tests.unit.importers.files import HEAD_SIZE, KV_HEADS, LAYERS, Model
+from tests.unit.importers.session import import_model
 
 IDS = [3, 17, 42, 99, 5, 7, 200, 13, 14, 15, 16, 250]
 ARCHITECTURES = ["llama", "gemma3"]
@@ -25,46 +24,11 @@ QUANTISED = [
 FLOATS = [Type.F16, Type.BF16, Type.F32]
 
 
-def _import(model: Model, folder: Path, dtype: str = "auto") -> tuple[ImportReport, Session]:
-    into = folder / "checkpoint"
-    into.mkdir()
-    source = model.write(folder / "tiny.gguf")
-    report = import_gguf(source, into, dtype=dtype, progress=lambda stage, fraction: None)
-    return report, Session(into)
-
-
-class Session:
-    """The graph in ONNX Runtime, with a cache carried from call to call."""
-
-    def __init__(self, checkpoint: Path) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(str(checkpoint / "model.onnx"), options)
-        self._cache = {
-            f"past_key_values.{index}.{side}": np.zeros((1, KV_HEADS, 0, HEAD_SIZE), np.float32)
-            for index in range(LAYERS)
-            for side in ("key", "value")
-        }
-        self._length = 0
-
-    def logits(self, ids: list[int]) -> npt.NDArray[np.float32]:
-        self._length += len(ids)
-        feed = {
-            "input_ids": np.array([ids], np.int64),
-            "attention_mask": np.ones((1, self._length), np.int64),
-            **self._cache,
-        }
-        logits, *present = self._session.run(None, feed)
-        self._cache = dict(zip(self._cache, present, strict=True))
-        assert logits.shape[:2] == (1, 1)
-        return np.asarray(logits[0, 0])
-
-
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("kind", [*QUANTISED, *FLOATS])
 def test_fp32_computes_what_the_file_says(architecture: str, kind: Type, tmp_path: Path) -> None:
     model = Model(architecture, kind, tied=True)
-    report, session = _import(model, tmp_path, "fp32")
+    report, session = import_model(model, tmp_path, "fp32")
     expected = reference.logits(architecture, model.floats(), IDS)[-1]
     np.testing.assert_allclose(session.logits(IDS), expected, atol=2e-4 * np.abs(expected).max())
     assert (report.dtype, report.requantised) == ("fp32", 0)
@@ -75,7 +39,7 @@ def test_a_step_after_a_prompt_equals_the_prompt_in_one_go(
     architecture: str, tmp_path: Path
 ) -> None:
     model = Model(architecture, Type.Q8_0, tied=False)
-    _, session = _import(model, tmp_path, "fp32")
+    _, session = import_model(model, tmp_path, "fp32")
     expected = reference.logits(architecture, model.floats(), IDS)
     bound = 2e-4 * np.abs(expected).max()
     np.testing.assert_allclose(session.logits(IDS[:7]), expected[6], atol=bound)
@@ -91,7 +55,7 @@ def test_the_default_stays_close_to_the_file(
     architecture: str, kind: Type, tied: bool, tmp_path: Path
 ) -> None:
     model = Model(architecture, kind, tied=tied)
-    report, session = _import(model, tmp_path)
+    report, session = import_model(model, tmp_path)
     expected = reference.logits(architecture, model.floats(), IDS)[-1]
     error = session.logits(IDS) - expected
     # Activations are rounded to int8 at every matrix: about a percent each.
@@ -107,7 +71,7 @@ def test_a_four_bit_file_can_be_had_in_four_and_eight_bit(
     kind: Type, dtype: str, tmp_path: Path
 ) -> None:
     model = Model("llama", kind, tied=False)
-    report, session = _import(model, tmp_path, dtype)
+    report, session = import_model(model, tmp_path, dtype)
     expected = reference.logits("llama", model.floats(), IDS)[-1]
     error = session.logits(IDS) - expected
     assert np.sqrt(np.mean(error**2)) < 0.06 * np.std(expected)
@@ -117,7 +81,7 @@ def test_a_four_bit_file_can_be_had_in_four_and_eight_bit(
 def test_matrices_of_unlike_types_are_not_stacked(tmp_path: Path) -> None:
     model = Model("llama", Type.Q4_K, tied=True)
     model.add("blk.1.attn_v.weight", KV_HEADS * HEAD_SIZE, 256, kind=Type.Q6_K)
-    report, session = _import(model, tmp_path)
+    report, session = import_model(model, tmp_path)
     expected = reference.logits("llama", model.floats(), IDS)[-1]
     error = session.logits(IDS) - expected
     assert np.sqrt(np.mean(error**2)) < 0.05 * np.std(expected)
@@ -126,7 +90,7 @@ def test_matrices_of_unlike_types_are_not_stacked(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_attention_has_no_scale_of_its_own(architecture: str, tmp_path: Path) -> None:
-    _import(Model(architecture, Type.Q4_1, tied=True), tmp_path)
+    import_model(Model(architecture, Type.Q4_1, tied=True), tmp_path)
     graph = onnx.load(tmp_path / "checkpoint" / "model.onnx", load_external_data=False).graph
     scales = [
         attribute.f
@@ -141,7 +105,7 @@ def test_the_attention_has_no_scale_of_its_own(architecture: str, tmp_path: Path
 def test_llama_3_rope_divisors_are_applied(tmp_path: Path) -> None:
     model = Model("llama", Type.Q8_0, tied=True)
     model.add("rope_freqs.weight", HEAD_SIZE // 2, mean=3.0)
-    _, session = _import(model, tmp_path, "fp32")
+    _, session = import_model(model, tmp_path, "fp32")
     expected = reference.logits("llama", model.floats(), IDS)[-1]
     np.testing.assert_allclose(session.logits(IDS), expected, atol=2e-4 * np.abs(expected).max())
 
@@ -163,7 +127,7 @@ def test_a_checkpoint_says_where_it_came_from(tmp_path: Path) -> None:
 
 
 def test_genai_config_names_every_end_of_turn(tmp_path: Path) -> None:
-    _import(Model("gemma3", Type.Q8_0, tied=True), tmp_path)
+    import_model(Model("gemma3", Type.Q8_0, tied=True), tmp_path)
     config = json.loads((tmp_path / "checkpoint" / "genai_config.json").read_bytes())
     assert config["model"]["eos_token_id"] == [1, 4]
     assert (config["model"]["bos_token_id"], config["model"]["pad_token_id"]) == (2, 0)
@@ -174,13 +138,13 @@ def test_genai_config_names_every_end_of_turn(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", [Type.Q8_0, Type.Q5_K, Type.F16])
 def test_int4_that_would_requantise_is_refused(kind: Type, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModel, match="can be had in: auto, fp32, int8"):
-        _import(Model("llama", kind, tied=True), tmp_path, "int4")
+        import_model(Model("llama", kind, tied=True), tmp_path, "int4")
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "q4"])
 def test_an_unknown_dtype_is_refused_with_what_can_be_had(dtype: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="had in: auto, fp32, int4, int8") as caught:
-        _import(Model("llama", Type.Q4_0, tied=True), tmp_path, dtype)
+        import_model(Model("llama", Type.Q4_0, tied=True), tmp_path, dtype)
     assert caught.value.param == "dtype"
 
 

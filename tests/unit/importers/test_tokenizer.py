@@ -120,7 +120,7 @@ def test_the_configuration_names_template_and_roles(tmp_path: Path) -> None:
     ("architecture", "changes", "message"),
     [
         ("llama", {"model": "bert"}, "tokenizer 'bert' is not supported"),
-        ("llama", {"pre": "qwen2"}, "pre-tokenizer 'qwen2' is not supported; supported: llama-bpe"),
+        ("llama", {"pre": "gpt-4o"}, "pre-tokenizer 'gpt-4o' is not supported; supported: dbrx, "),
         ("llama", {"merges": ["h e", "z ö"]}, "'z ö' makes no token"),
         ("llama", {"eos_token_id": 9999}, "eos_token_id is 9999"),
         ("llama", {"add_sep_token": True}, "add_sep_token"),

@@ -8,9 +8,11 @@ import pytest
 from gguf import GGMLQuantizationType as Type
 
 from lemonade_serve.errors import UnsupportedModel
-from lemonade_serve.importers.architecture import Decoder, describe
+from lemonade_serve.importers.architectures.decoder import Decoder
+from lemonade_serve.importers.architectures.table import describe
 from lemonade_serve.importers.container import Container
 from tests.unit.importers.files import HIDDEN, Model
+from tests.unit.importers.variants import VARIANTS
 
 
 def _describe(model: Model, folder: Path) -> Decoder:
@@ -28,9 +30,10 @@ def gemma() -> Model:
 
 
 def test_another_architecture_is_named(llama: Model, tmp_path: Path) -> None:
-    llama.architecture = "qwen3"
+    llama.architecture = "qwen3moe"
     with pytest.raises(
-        UnsupportedModel, match="'qwen3' is not supported; supported: gemma3, llama"
+        UnsupportedModel,
+        match=r"'qwen3moe' is not supported; supported: gemma3, granite, llama, phi3, qwen2, qwen3$",
     ):
         _describe(llama, tmp_path)
 
@@ -44,7 +47,8 @@ def test_another_architecture_is_named(llama: Model, tmp_path: Path) -> None:
         ("llama.attention.value_length", 32, "unequal key and value"),
         ("llama.attention.head_count_kv", [2, 2], "differs by layer"),
         ("llama.attention.head_count_kv", 3, "do not divide"),
-        ("llama.attention.sliding_window", 8, "llama.attention.sliding_window asks for"),
+        ("llama.attention.sliding_window_pattern", 2, "sliding_window_pattern asks for"),
+        ("llama.attention.key_length", 24, "not a multiple of 16"),
         ("llama.logit_scale", 2.0, "llama.logit_scale asks for"),
         ("llama.block_count", 0, "llama.block_count is 0"),
         ("llama.block_count", 1_000_000, "only 20 tensors"),
@@ -61,6 +65,60 @@ def test_metadata_that_is_not_supported_is_named(
     llama.metadata[key] = value
     with pytest.raises(UnsupportedModel, match=message):
         _describe(llama, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "key", "value", "message"),
+    [
+        ("granite", "granite.expert_count", 40, r"mixture of experts \(granite"),
+        ("granite", "granite.rope.scaling.finetuned", False, "without rotary positions"),
+        ("granite", "granite.logit_scale", 0.0, "granite.logit_scale is not a sensible number"),
+        ("qwen2", "qwen2.rope.scaling.type", "yarn", "rope scaling 'yarn'"),
+        ("qwen3", "qwen3.pooling_type", 3, "qwen3.pooling_type asks for"),
+        ("phi3", "phi3.rope.scaling.type", "yarn", "rope scaling 'yarn'"),
+        ("phi3", "phi3.rope.dimension_count", 48, "part of each head"),
+    ],
+)
+def test_what_an_architecture_has_and_is_not_supported_is_named(
+    architecture: str, key: str, value: object, message: str, tmp_path: Path
+) -> None:
+    model = Model(architecture, Type.F32, tied=True)
+    model.metadata[key] = value
+    with pytest.raises(UnsupportedModel, match=message):
+        _describe(model, tmp_path)
+
+
+@pytest.mark.parametrize(("window", "felt"), [(0, None), (8, 8), (64, None), (4096, None)])
+def test_a_window_is_every_layers_unless_it_holds_the_whole_context(
+    window: int, felt: int | None, llama: Model, tmp_path: Path
+) -> None:
+    llama.metadata["llama.attention.sliding_window"] = window
+    assert {layer.window for layer in _describe(llama, tmp_path).layers} == {felt}
+
+
+def test_phi3_with_two_sets_of_frequencies_is_held_to_the_context_of_the_short_one(
+    tmp_path: Path,
+) -> None:
+    model = VARIANTS["phi3-long"]()
+    decoder = _describe(model, tmp_path)
+    assert (decoder.context, decoder.divisors) == (32, "rope_factors_short.weight")
+    del model.tensors["rope_factors_short.weight"]
+    with pytest.raises(UnsupportedModel, match=r"'rope_factors_short\.weight' is missing"):
+        _describe(model, tmp_path)
+
+
+def test_phi3_with_a_longer_context_must_say_how_attention_is_scaled(tmp_path: Path) -> None:
+    model = VARIANTS["phi3-long"]()
+    del model.metadata["phi3.rope.scaling.attn_factor"]
+    with pytest.raises(UnsupportedModel, match=r"phi3\.rope\.scaling\.attn_factor is missing"):
+        _describe(model, tmp_path)
+
+
+def test_qwen2_without_its_biases_is_refused(tmp_path: Path) -> None:
+    model = Model("qwen2", Type.F32, tied=True)
+    del model.tensors["blk.1.attn_k.bias"]
+    with pytest.raises(UnsupportedModel, match=r"'blk\.1\.attn_k\.bias' is missing"):
+        _describe(model, tmp_path)
 
 
 def test_softcapping_in_gemma3_is_named(gemma: Model, tmp_path: Path) -> None:
