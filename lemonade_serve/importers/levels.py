@@ -18,12 +18,21 @@ Bytes: TypeAlias = npt.NDArray[np.uint8]
 Floats: TypeAlias = npt.NDArray[np.float32]
 
 FLOAT_TYPES: Final = frozenset({Type.F32, Type.F16, Type.BF16})
-WHOLE_ZERO: Final = frozenset({Type.Q4_0, Type.Q5_0, Type.Q8_0, Type.Q6_K})
-FLOAT_MINIMUM: Final = frozenset({Type.Q4_1, Type.Q4_K, Type.Q5_1, Type.Q5_K})
+WHOLE_ZERO: Final = frozenset(
+    {Type.Q4_0, Type.Q5_0, Type.Q8_0, Type.Q3_K, Type.Q6_K, Type.IQ4_NL, Type.IQ4_XS}
+)
+FLOAT_MINIMUM: Final = frozenset({Type.Q4_1, Type.Q5_1, Type.Q2_K, Type.Q4_K, Type.Q5_K})
 FOUR_BIT: Final = frozenset({Type.Q4_0, Type.Q4_1, Type.Q4_K})
 SUPPORTED: Final = FLOAT_TYPES | WHOLE_ZERO | FLOAT_MINIMUM
 
 _FLOAT_BLOCK: Final = 32
+_SMALL_BLOCKS: Final = frozenset({Type.Q2_K, Type.Q3_K, Type.Q6_K})
+
+# ggml's kvalues_iq4nl, with the zero at 128.
+_IQ4: Final = np.array(
+    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int16
+)
+_IQ4_LEVELS: Final = (_IQ4 + 128).astype(np.uint8)
 
 
 class Levels(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +51,7 @@ class Levels(msgspec.Struct, frozen=True, kw_only=True):
 
 def block_size(kind: Type) -> int:
     """Weights that share a scale."""
-    return 16 if kind is Type.Q6_K else 32
+    return 16 if kind in _SMALL_BLOCKS else 32
 
 
 def floats(rows: Bytes, kind: Type) -> Floats:
@@ -170,7 +179,65 @@ def _q6_k(rows: Bytes) -> Levels:
     return Levels(levels=levels, scales=scales.reshape(count, -1), top=63, zero=32)
 
 
+def _q2_k(rows: Bytes) -> Levels:
+    count = len(rows)
+    blocks = rows.reshape(count, -1, 84)
+    levels = _split_pairs(blocks[..., 16:80])
+    stored = blocks[..., :16]
+    d, dmin = _half(blocks[..., 80:82])[..., None], _half(blocks[..., 82:84])[..., None]
+    scales = d * (stored & 0x0F).astype(np.float32)
+    minimum = -(dmin * (stored >> 4).astype(np.float32))
+    return Levels(
+        levels=levels.reshape(count, -1, 16),
+        scales=scales.reshape(count, -1),
+        minimum=minimum.reshape(count, -1),
+        top=3,
+    )
+
+
+def _q3_k(rows: Bytes) -> Levels:
+    count = len(rows)
+    blocks = rows.reshape(count, -1, 110)
+    levels = _split_pairs(blocks[..., 32:96]).reshape(count, -1, 8, 32)
+    shifts = np.arange(8, dtype=np.uint8)[:, None]
+    levels |= ((blocks[..., None, :32] >> shifts) & np.uint8(1)) << np.uint8(2)
+    low = blocks[..., None, 96:104] >> np.array([[0], [4]], np.uint8) & np.uint8(0x0F)
+    high = blocks[..., None, 104:108] >> np.array([[0], [2], [4], [6]], np.uint8) & np.uint8(3)
+    six = low.reshape(count, -1, 16) | high.reshape(count, -1, 16) << np.uint8(4)
+    scales = _half(blocks[..., 108:])[..., None] * (six.astype(np.float32) - np.float32(32))
+    return Levels(
+        levels=levels.reshape(count, -1, 16), scales=scales.reshape(count, -1), top=7, zero=4
+    )
+
+
+def _split_pairs(stored: Bytes) -> Bytes:
+    """`[rows, superblocks, 64]` of 2 bits each: of 32 bytes the lowest two bits come first."""
+    parts = stored.reshape(*stored.shape[:-1], 2, 1, 32)
+    return parts >> np.array([[0], [2], [4], [6]], np.uint8) & np.uint8(3)
+
+
+def _iq4_nl(rows: Bytes) -> Levels:
+    blocks = rows.reshape(len(rows), -1, 18)
+    levels = _IQ4_LEVELS[_split_nibbles(blocks[..., 2:])]
+    return Levels(levels=levels, scales=_half(blocks[..., :2]), top=255, zero=128)
+
+
+def _iq4_xs(rows: Bytes) -> Levels:
+    count = len(rows)
+    blocks = rows.reshape(count, -1, 136)
+    levels = _IQ4_LEVELS[_split_nibbles(blocks[..., 8:].reshape(count, -1, 16))]
+    low = blocks[..., 4:8, None] >> np.array([0, 4], np.uint8) & np.uint8(0x0F)
+    high = blocks[..., 2:4, None] >> np.array([0, 2, 4, 6], np.uint8) & np.uint8(3)
+    six = low.reshape(count, -1, 8) | high.reshape(count, -1, 8) << np.uint8(4)
+    scales = _half(blocks[..., :2])[..., None] * (six.astype(np.float32) - np.float32(32))
+    return Levels(levels=levels, scales=scales.reshape(count, -1), top=255, zero=128)
+
+
 _READERS: Final = {
+    Type.IQ4_NL: _iq4_nl,
+    Type.IQ4_XS: _iq4_xs,
+    Type.Q2_K: _q2_k,
+    Type.Q3_K: _q3_k,
     Type.Q4_0: _q4_0,
     Type.Q4_1: _q4_1,
     Type.Q5_0: _q5_0,

@@ -41,7 +41,8 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
 _SCALES: Final = {
     Type.Q4_0: (0, None, 8), Type.Q5_0: (0, None, 16), Type.Q8_0: (0, None, 128),
     Type.Q4_1: (0, 2, 8), Type.Q5_1: (0, 2, 16), Type.Q4_K: (0, 2, 256), Type.Q5_K: (0, 2, 512),
-    Type.Q6_K: (208, None, 2048),
+    Type.Q6_K: (208, None, 2048), Type.Q2_K: (80, 82, 45), Type.Q3_K: (108, None, 128),
+    Type.IQ4_NL: (0, None, 127), Type.IQ4_XS: (0, None, 4064),
 }  # fmt: skip
 
 
@@ -60,7 +61,7 @@ def random_rows(
     scales = rng.uniform(0.05, 0.15, len(blocks)) / largest
     _store_halves(blocks, scale_at, scales)
     if minimum_at is not None:
-        levels = 15 if kind in (Type.Q4_1, Type.Q4_K) else 31
+        levels = {Type.Q2_K: 3, Type.Q4_1: 15, Type.Q4_K: 15}.get(kind, 31)
         spread = rng.uniform(0.3, 0.7, len(blocks)) * scales * levels
         _store_halves(blocks, minimum_at, spread if "K" in kind.name else -spread)
     return blocks.reshape(rows, -1)

@@ -16,7 +16,8 @@ from tests.unit.importers.files import random_rows
 
 EXACT = [
     (Type.Q4_0, Form.FOUR), (Type.Q4_0, Form.EIGHT), (Type.Q5_0, Form.EIGHT),
-    (Type.Q8_0, Form.EIGHT), (Type.Q6_K, Form.EIGHT), (Type.Q4_1, Form.FOUR_CORRECTED),
+    (Type.Q8_0, Form.EIGHT), (Type.Q3_K, Form.EIGHT), (Type.Q6_K, Form.EIGHT),
+    (Type.IQ4_NL, Form.EIGHT), (Type.IQ4_XS, Form.EIGHT), (Type.Q4_1, Form.FOUR_CORRECTED),
     (Type.Q4_K, Form.FOUR_CORRECTED),
 ]  # fmt: skip
 
@@ -52,7 +53,7 @@ def test_exact_forms_are_exact_to_float32(kind: Type, form: Form) -> None:
     assert is_lossless(kind, form)
 
 
-@pytest.mark.parametrize("kind", [Type.Q4_1, Type.Q4_K, Type.Q5_1, Type.Q5_K])
+@pytest.mark.parametrize("kind", [Type.Q2_K, Type.Q4_1, Type.Q4_K, Type.Q5_1, Type.Q5_K])
 def test_rounded_zero_points_cost_a_few_thousandths(kind: Type) -> None:
     rows = _rows(kind)
     packed = pack(rows, kind, Form.EIGHT_ZERO, "t")

@@ -12,6 +12,7 @@ from gguf import GGMLQuantizationType as Type
 
 from lemonade_serve.errors import InvalidRequest, JobFailed, UnsupportedModel
 from lemonade_serve.importers.gguf import import_gguf
+from lemonade_serve.importers.levels import WHOLE_ZERO
 from tests.unit.importers import reference
 from tests.unit.importers.files import HEAD_SIZE, KV_HEADS, LAYERS, Model
 from tests.unit.importers.session import import_model
@@ -19,7 +20,8 @@ from tests.unit.importers.session import import_model
 IDS = [3, 17, 42, 99, 5, 7, 200, 13, 14, 15, 16, 250]
 ARCHITECTURES = ["llama", "gemma3"]
 QUANTISED = [
-    Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0, Type.Q4_K, Type.Q5_K, Type.Q6_K,
+    Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0, Type.Q2_K, Type.Q3_K, Type.Q4_K,
+    Type.Q5_K, Type.Q6_K, Type.IQ4_NL, Type.IQ4_XS,
 ]  # fmt: skip
 FLOATS = [Type.F16, Type.BF16, Type.F32]
 
@@ -61,8 +63,7 @@ def test_the_default_stays_close_to_the_file(
     # Activations are rounded to int8 at every matrix: about a percent each.
     assert np.sqrt(np.mean(error**2)) < 0.06 * np.std(expected)
     assert report.dtype == ("int4" if kind is Type.Q4_0 else "int8")
-    exact = kind in (Type.Q4_0, Type.Q5_0, Type.Q8_0, Type.Q6_K)
-    assert (report.requantised == 0) is exact
+    assert (report.requantised == 0) is (kind in WHOLE_ZERO)
 
 
 @pytest.mark.parametrize("kind", [Type.Q4_0, Type.Q4_1, Type.Q4_K])
