@@ -97,6 +97,23 @@ def test_a_space_prefix_is_added_and_removed(tmp_path: Path) -> None:
     assert tokenizer.decode(encoded.ids) == "world a"
 
 
+def test_the_added_tokens_of_phi3_swallow_the_spaces_behind_them(tmp_path: Path) -> None:
+    tokenizer = _write("phi3", tmp_path)
+
+    def tokens(text: str) -> list[str]:
+        ids = tokenizer.encode(text, add_special_tokens=False).ids
+        return [tokenizer.id_to_token(index) for index in ids]
+
+    said = tokens("<end_of_turn>\n hello<b>  world")
+    assert said == ["<end_of_turn>", "hello", "<b>", "w", "or", "ld"]
+    assert tokens("<unk> a") == ["<unk>", "\u2581", "a"]
+
+
+def test_qwens_text_is_composed_first(tmp_path: Path) -> None:
+    tokenizer = _write("qwen2", tmp_path, **_ggml(pre="qwen2"))
+    assert tokenizer.encode("e\u0301").ids == tokenizer.encode("\u00e9").ids
+
+
 def test_only_control_tokens_are_special(byte_level: Tokenizer, sentencepiece: Tokenizer) -> None:
     text = "<|im_start|>hell<tool><|im_end|>"
     assert byte_level.decode(byte_level.encode(text).ids, skip_special_tokens=True) == "hell<tool>"
@@ -121,6 +138,7 @@ def test_the_configuration_names_template_and_roles(tmp_path: Path) -> None:
     [
         ("llama", {"model": "bert"}, "tokenizer 'bert' is not supported"),
         ("llama", {"pre": "gpt-4o"}, "pre-tokenizer 'gpt-4o' is not supported; supported: dbrx, "),
+        ("phi3", {"model": "gpt2", "pre": "gpt-4o"}, "tokenizer of Phi 4 is not supported"),
         ("llama", {"merges": ["h e", "z ö"]}, "'z ö' makes no token"),
         ("llama", {"eos_token_id": 9999}, "eos_token_id is 9999"),
         ("llama", {"add_sep_token": True}, "add_sep_token"),

@@ -23,7 +23,7 @@ LISTED: Final = 64
 
 def _llama() -> Model:
     shape = Shape(hidden=96, feed_forward=160, heads=3, kv_heads=1, head_size=32, layers=3)
-    model = Model("llama", Type.F32, tied=True, shape=shape)
+    model = Model("llama", Type.F32, tied=False, shape=shape)
     divisors = np.linspace(1.0, 8.0, 16, dtype=np.float32)
     model.tensors["rope_freqs.weight"] = (Type.F32, (16,), divisors.view(np.uint8))
     return model
@@ -39,7 +39,7 @@ def _mistral() -> Model:
 
 def _qwen2() -> Model:
     shape = Shape(hidden=112, feed_forward=192, heads=7, kv_heads=1, head_size=16, layers=3)
-    return Model("qwen2", Type.F32, tied=True, shape=shape)
+    return Model("qwen2", Type.F32, tied=False, shape=shape)
 
 
 def _qwen3() -> Model:
@@ -69,7 +69,7 @@ def _phi3_long() -> Model:
 
 def _granite() -> Model:
     shape = Shape(hidden=96, feed_forward=160, heads=3, kv_heads=1, head_size=32, layers=3)
-    return Model("granite", Type.F32, tied=True, shape=shape)
+    return Model("granite", Type.F32, tied=False, shape=shape)
 
 
 def _gemma3() -> Model:
