@@ -1,9 +1,10 @@
-"""How near an import is to the exact one: top-1 agreement and KL divergence, position by position.
+"""How near an import is to the exact one: top-1 agreement, KL divergence and the error of logits.
 
     python -m benchmarks.agreement FILE.gguf [--dtype auto] [--tokens 64]
 
 Imports the file in fp32 (which reproduces the reference, see tests/acceptance/test_fidelity.py) and
-in `--dtype`, and compares them along the greedy text of the first over 24 prompts.
+in `--dtype`, and compares them along the greedy text of the first over 24 prompts, position by
+position. The error is the rms of the differences of all logits; a shift of all alike is no error.
 """
 
 from __future__ import annotations
@@ -105,6 +106,7 @@ def main() -> None:
         other = _Import(given.file, given.dtype, Path(scratch, "other"))
         tokenizer = Tokenizer.from_file(str(Path(scratch, "exact", "tokenizer.json")))
         agreeing, divergence = 0, []
+        errors, spreads = [], []
         for prompt in _PROMPTS:
             ids = tokenizer.encode(prompt).ids
             for side in (exact, other):
@@ -113,6 +115,8 @@ def main() -> None:
                 p, q = _log_softmax(exact.logits()), _log_softmax(other.logits())
                 token = int(p.argmax())
                 agreeing += int(q.argmax()) == token
+                errors.append(float((q - p).var()))
+                spreads.append(float(p.var()))
                 divergence.append(float((np.exp(p) * (p - q)).sum()))
                 if len(divergence) % given.tokens:
                     for side in (exact, other):
@@ -121,6 +125,8 @@ def main() -> None:
         print(side.line())
     share, positions = agreeing / len(divergence), len(divergence)
     print(f"top-1 agreement {agreeing} of {positions} ({share:.1%}), KL {np.mean(divergence):.5f}")
+    error, spread = float(np.sqrt(np.mean(errors))), float(np.sqrt(np.mean(spreads)))
+    print(f"logit error {error:.4f} rms, {error / spread:.2%} of the logits' standard deviation")
 
 
 if __name__ == "__main__":

@@ -51,7 +51,9 @@ def import_(  # noqa: PLR0913, one for each option
     config: Path | None,
     as_json: bool,
 ) -> None:
-    """Make a checkpoint out of a GGUF file (architectures llama and gemma3).
+    """Make a checkpoint out of a GGUF file.
+
+    Its architecture: gemma3, granite, llama (Mistral too), phi3, qwen2 or qwen3.
 
     SOURCE is a file, or an http(s) address of one, with `#sha256=...` behind it where that is
     known; `demo` is the file of `lemonade-serve demo`; `none` is nothing, for scripts.
