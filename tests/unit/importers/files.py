@@ -161,7 +161,7 @@ class Model:
         for side, count in zip("qkv", rows, strict=True):
             self.add(f"{prefix}.attn_{side}.weight", count, shape.hidden)
             if self.architecture == "qwen2":
-                self.add(f"{prefix}.attn_{side}.bias", count, mean=0.3)
+                self.add(f"{prefix}.attn_{side}.bias", count)
 
 
 _ADDERS: Final[Mapping[type, Callable[[GGUFWriter, str, Any], None]]] = {
