@@ -1,4 +1,4 @@
-"""Phi 3, 3.5 and 4: q, k and v in one tensor, gate and up in another.
+"""Phi 3 and 3.5: q, k and v in one tensor, gate and up in another.
 
 The ones with a long context have two sets of rotary frequencies, and which of them is right depends
 on how long the text will be. A graph has one: the set for texts of up to the original context, to
@@ -25,10 +25,10 @@ _LONG: Final = "rope_factors_long.weight"
 def phi3(metadata: Metadata, tensors: Mapping[str, Tensor]) -> Decoder:
     """The sliding window is every layer's, as transformers has it; llama.cpp leaves it out."""
     keys = Keys(metadata, "phi3", _KEYS)
-    rope = keys.rope(10_000.0, scalings=("none", "linear", "longrope"))
-    decoder = plain(keys, tensors, rope=rope)
-    decoder = replace(decoder, fused=True)
-    if _SHORT in tensors or _LONG in tensors:
+    scaled = _SHORT in tensors or _LONG in tensors
+    rope = keys.rope(10_000.0, scalings=("none", "longrope") if scaled else ("none", "linear"))
+    decoder = replace(plain(keys, tensors, rope=rope), fused=True)
+    if scaled:
         decoder = _short(keys, decoder)
     rope = replace(rope, magnitude=keys.number("rope.scaling.attn_factor", 1.0))
     layer = Layer(rope=rope, window=keys.window(decoder.context))
@@ -36,8 +36,6 @@ def phi3(metadata: Metadata, tensors: Mapping[str, Tensor]) -> Decoder:
 
 
 def _short(keys: Keys, decoder: Decoder) -> Decoder:
-    if decoder.layers[0].rope.factor != 1.0:
-        raise UnsupportedModel("phi3 with rope factors and linear scaling is not supported")
     original = keys.size("rope.scaling.original_context_length")
     if original < decoder.context and "rope.scaling.attn_factor" not in keys:
         raise UnsupportedModel("GGUF metadata phi3.rope.scaling.attn_factor is missing")

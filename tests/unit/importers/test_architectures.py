@@ -76,6 +76,7 @@ def test_metadata_that_is_not_supported_is_named(
         ("qwen2", "qwen2.rope.scaling.type", "yarn", "rope scaling 'yarn'"),
         ("qwen3", "qwen3.pooling_type", 3, "qwen3.pooling_type asks for"),
         ("phi3", "phi3.rope.scaling.type", "yarn", "rope scaling 'yarn'"),
+        ("phi3", "phi3.rope.scaling.type", "longrope", "rope scaling 'longrope'"),
         ("phi3", "phi3.rope.dimension_count", 48, "part of each head"),
     ],
 )
@@ -102,6 +103,12 @@ def test_phi3_with_two_sets_of_frequencies_is_held_to_the_context_of_the_short_o
     model = VARIANTS["phi3-long"]()
     decoder = _describe(model, tmp_path)
     assert (decoder.context, decoder.divisors) == (32, "rope_factors_short.weight")
+    model.metadata["phi3.rope.scaling.type"] = "longrope"
+    assert _describe(model, tmp_path) == decoder
+    model.metadata["phi3.rope.scaling.type"] = "linear"
+    with pytest.raises(UnsupportedModel, match="rope scaling 'linear'"):
+        _describe(model, tmp_path)
+    del model.metadata["phi3.rope.scaling.type"]
     del model.tensors["rope_factors_short.weight"]
     with pytest.raises(UnsupportedModel, match=r"'rope_factors_short\.weight' is missing"):
         _describe(model, tmp_path)

@@ -94,6 +94,6 @@ def _assert_close(
     said: npt.NDArray[np.float32], exact: npt.NDArray[np.float32], dtype: str
 ) -> None:
     error = float(np.sqrt(np.mean((said - exact) ** 2)) / np.std(exact))
-    # Activations are rounded to int8 at every matrix, but in fp32: about a percent each. Blocks made
-    # of random bytes lie all on one side of zero, which real ones do not, and weigh more.
+    # Activations are rounded to int8 at every matrix, but in fp32: about a percent each. Blocks of
+    # random bytes lie all on one side of zero, which real ones do not, and weigh more.
     assert error < (1e-4 if dtype == "fp32" else 0.15)
