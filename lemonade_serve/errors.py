@@ -9,6 +9,7 @@ LemonadeError
 ├── Unauthenticated             no API key, or a wrong one
 ├── NotAllowed                  understood, and refused
 ├── ModelNotFound               no such checkpoint
+│   └── AdapterNotFound         the checkpoint is there, and has no such adapter
 ├── InUse                       it is in memory, and must not go
 ├── ResponseNotFound            no such response is kept
 ├── Retryable                   nothing is wrong with the request
@@ -94,6 +95,12 @@ class ModelNotFound(LemonadeError):
     """There is no such model."""
 
     code = "model_not_found"
+
+
+class AdapterNotFound(ModelNotFound):
+    """The model has no such adapter."""
+
+    code = "adapter_not_found"
 
 
 class InUse(LemonadeError):
