@@ -34,7 +34,11 @@ LemonadeError
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
 from typing import ClassVar
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class LemonadeError(Exception):
@@ -216,6 +220,11 @@ class DiskFull(JobFailed):
     """There is no room on the disk."""
 
     code = "disk_full"
+
+    @classmethod
+    def by(cls, error: OSError, path: Path) -> DiskFull | None:
+        """What to say of something that could not be written below `path`, if that is why."""
+        return cls(f"the disk of {path} is full") if error.errno in _FULL else None
 
 
 class HubError(LemonadeError):

@@ -145,14 +145,15 @@ class DiskCatalog:
         """An empty directory to make a checkpoint in, which `publish` takes; gone in the end.
 
         It is locked while it is in use, so that the next one to come removes what a killed
-        process left behind, and nothing else.
+        process left behind, and nothing else. Raises JobFailed where none can be made.
         """
-        self._root.mkdir(parents=True, exist_ok=True)
         with ExitStack() as held:
-            with _locked(self._root, wait=True):  # nobody sweeps between making and locking
-                _remove_abandoned(self._root)
-                directory = Path(tempfile.mkdtemp(prefix=STAGING, dir=self._root))
-                held.enter_context(_locked(directory))
+            with self._writing("make anything in"):
+                self._root.mkdir(parents=True, exist_ok=True)
+                with _locked(self._root, wait=True):  # nobody sweeps between making and locking
+                    _remove_abandoned(self._root)
+                    directory = Path(tempfile.mkdtemp(prefix=STAGING, dir=self._root))
+                    held.enter_context(_locked(directory))
             held.callback(shutil.rmtree, directory, ignore_errors=True)
             yield directory
 
@@ -160,13 +161,20 @@ class DiskCatalog:
         """Give a finished directory its place, by rename; one that was there before goes with
         the staging. Raises JobFailed where that cannot be."""
         target = self._root / check_name(name) / dtype
-        try:
+        with self._writing("put a checkpoint in"):
             target.parent.mkdir(parents=True, exist_ok=True)
             staged.chmod(0o755)
             _put(staged, target)
-        except OSError as error:
-            raise errors.JobFailed(f"cannot put a checkpoint at {target}: {error}") from error
         return target
+
+    @contextmanager
+    def _writing(self, what: str) -> Iterator[None]:
+        """Turns what the disk says into JobFailed, or DiskFull."""
+        try:
+            yield
+        except OSError as error:
+            why = errors.JobFailed(f"cannot {what} {self._root}: {error}")
+            raise errors.DiskFull.by(error, self._root) or why from error
 
     def attest(self, staged: Path, source: Source) -> str:
         """Write down where it came from; returns the dtype of its matrices. Raises ModelLoadError
@@ -174,8 +182,11 @@ class DiskCatalog:
         try:
             dtype = provenance.read(staged).dtype or _stored_dtype(staged)
             provenance.write(staged, dtype=dtype, source=source)
-        except (OSError, msgspec.DecodeError) as error:
+        except msgspec.DecodeError as error:
             raise errors.JobFailed(f"{source.repository} is no checkpoint: {error}") from error
+        except OSError as error:
+            why = errors.JobFailed(f"{source.repository} is no checkpoint: {error}")
+            raise errors.DiskFull.by(error, self._root) or why from error
         return dtype
 
     def provenance(self, info: CheckpointInfo) -> Provenance:
