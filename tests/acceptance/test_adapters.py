@@ -137,7 +137,8 @@ def test_a_damaged_one_is_an_error_and_the_worker_goes_on(
 ) -> None:
     said, pids = say(client, "tiny"), house.daemon.resident()
     whole = add(house, "damaged", MATRICES["pirate"])
-    whole.write_bytes(whole.read_bytes()[:-1000])
+    assert say(client, "tiny:damaged") == say(client, "tiny:pirate")
+    whole.write_bytes(whole.read_bytes()[:-1000])  # in its place, while it is in use
     add(house, "other", {"model.layers.9.lora_A.weight": next(iter(MATRICES["pirate"].values()))})
     (whole.parent / "bad name.onnx_adapter").write_bytes(b"")
     for name, words in (("damaged", "is damaged"), ("other", "does not fit this model")):

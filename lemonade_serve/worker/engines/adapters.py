@@ -33,12 +33,13 @@ class Adapters:
         return sum(sizes) <= self._capacity
 
     def surplus(self, adapter: Adapter, used: Collection[Adapter]) -> list[Adapter]:
-        """Those that have to be unloaded before this one is loaded, if those in use stay."""
+        """Those that have to be unloaded before this one is loaded, if those in use stay: what its
+        file was before, and for room those used least recently."""
         going: list[Adapter] = []
         if adapter not in self._names and adapter.bytes <= self._capacity:
             free = self._capacity - adapter.bytes - sum(one.bytes for one in self._names)
-            for other in self._names:
-                if free < 0 and other not in used:
+            for other in sorted(self._names, key=lambda other: other.path != adapter.path):
+                if other not in used and (free < 0 or other.path == adapter.path):
                     going.append(other)
                     free += other.bytes
         return going
