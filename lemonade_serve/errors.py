@@ -9,6 +9,7 @@ LemonadeError
 ├── Unauthenticated             no API key, or a wrong one
 ├── NotAllowed                  understood, and refused
 ├── ModelNotFound               no such checkpoint
+│   └── AdapterNotFound         the checkpoint is there, and has no such adapter
 ├── InUse                       it is in memory, and must not go
 ├── ResponseNotFound            no such response is kept
 ├── Retryable                   nothing is wrong with the request
@@ -33,7 +34,11 @@ LemonadeError
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
 from typing import ClassVar
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class LemonadeError(Exception):
@@ -94,6 +99,12 @@ class ModelNotFound(LemonadeError):
     """There is no such model."""
 
     code = "model_not_found"
+
+
+class AdapterNotFound(ModelNotFound):
+    """The model has no such adapter."""
+
+    code = "adapter_not_found"
 
 
 class InUse(LemonadeError):
@@ -209,6 +220,11 @@ class DiskFull(JobFailed):
     """There is no room on the disk."""
 
     code = "disk_full"
+
+    @classmethod
+    def by(cls, error: OSError, path: Path) -> DiskFull | None:
+        """What to say of something that could not be written below `path`, if that is why."""
+        return cls(f"the disk of {path} is full") if error.errno in _FULL else None
 
 
 class HubError(LemonadeError):

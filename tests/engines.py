@@ -29,6 +29,7 @@ class FakeEngine:
 
     name = "fake"
     kv_cache_bytes = 1 << 20
+    takes_adapters = False
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ParamSpec
 
 from lemonade_serve import errors
-from lemonade_serve.domain.checkpoint import CheckpointInfo, choose_dtype
+from lemonade_serve.domain.checkpoint import CheckpointInfo, choose
 from lemonade_serve.domain.device import Device, DeviceBudget
 from lemonade_serve.domain.events import Event
 from lemonade_serve.domain.generation import CompletionRequest, Generation
@@ -22,6 +22,7 @@ from lemonade_serve.domain.residency.policy import Bounds
 from lemonade_serve.domain.residency.pool import Lease, Pool
 from lemonade_serve.domain.residency.slot import Key
 from lemonade_serve.protocol.messages import (
+    Adapter,
     Begun,
     Echo,
     Encoded,
@@ -272,12 +273,17 @@ class FakeCatalog:
     def __init__(self, *infos: CheckpointInfo) -> None:
         self._infos = infos
 
-    def find(self, name: str, dtype: str, cache_dir: str | None) -> CheckpointInfo:
+    def find(
+        self, name: str, dtype: str, cache_dir: str | None, adapter: str | None = None
+    ) -> CheckpointInfo:
         self._check(cache_dir)
         found = [info for info in self._infos if info.name == name]
         if not found:
             raise errors.ModelNotFound(f"there is no model {name!r}", param="model")
-        return choose_dtype(dtype, found)
+        return choose(dtype, found, adapter)
+
+    def adapters(self, info: CheckpointInfo) -> Sequence[Adapter]:
+        return next((one.adapters for one in self._infos if one.path == info.path), ())
 
     def list(self, cache_dir: str | None) -> Sequence[CheckpointInfo]:
         self._check(cache_dir)

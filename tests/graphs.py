@@ -19,6 +19,8 @@ HEADS: Final = 4
 HEAD_SIZE: Final = 16
 _FEED_FORWARD: Final = 64
 CONTEXT: Final = 2048
+_ADAPTED: Final = ("attn.o_proj", "mlp.down_proj")
+"""What adapters of a layer change."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,7 +30,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     else attention rotates. `grouped` is GroupQueryAttention; else MultiHeadAttention with caches
     that grow, as for half precision on a CPU, and position ids. `bits` quantises products at an
     `accuracy_level`. `pruned` computes logits of the last position only. A `window` bounds what
-    odd layers attend to.
+    odd layers attend to. With `lora`, two products of each layer add what an adapter makes of the
+    same values: its matrices are optional inputs, as Olive makes them.
     """
 
     dtype: str = "float32"
@@ -41,10 +44,21 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     layers: int = 2
     hidden: int = 32
     vocabulary: int = 512
+    lora: bool = False
 
     @property
     def kv_heads(self) -> int:
         return 2 if self.grouped else HEADS
+
+    @property
+    def adapted(self) -> dict[str, tuple[int, int]]:
+        """Of each product that adapters change, by its name, how many values go in and come out."""
+        sizes = dict(zip(_ADAPTED, (HEADS * HEAD_SIZE, _FEED_FORWARD), strict=True))
+        return {
+            f"model.layers.{layer}.{product}": (size, self.hidden)
+            for layer in range(self.layers)
+            for product, size in sizes.items()
+        }
 
     @property
     def takes_positions(self) -> bool:
@@ -63,6 +77,7 @@ class _Builder:
         self._nodes: list[NodeProto] = []
         self._weights: dict[str, TensorProto] = {}
         self._constants: set[str] = set()
+        self._optional: list[onnx.ValueInfoProto] = []
         self._float = _FLOATS[plan.dtype]
 
     def build(self) -> onnx.ModelProto:
@@ -216,6 +231,25 @@ class _Builder:
     def _product(
         self, values: str, weight: str, inputs: int, outputs: int, output: str | None = None
     ) -> str:
+        made = self._plain_product(values, weight, inputs, outputs, output)
+        if not self._plan.lora or weight not in self._plan.adapted:
+            return made
+        base = f"/{weight}"
+        down = self._matrix(f"{weight}.lora_A.weight", (inputs, 0), (inputs, "lora_r"))
+        up = self._matrix(f"{weight}.lora_B.weight", (0, outputs), ("lora_r", outputs))
+        small = self._add(f"{base}/lora_A/MatMul", "MatMul", values, down)
+        update = self._add(f"{base}/lora_B/MatMul", "MatMul", small, up)
+        return self._add(f"{base}/lora/Add", "Add", made, update)
+
+    def _matrix(self, name: str, shape: tuple[int, int], told: tuple[int | str, int | str]) -> str:
+        """Of an adapter; empty where there is none."""
+        self._weights[name] = self._tensor(name, np.zeros(shape))
+        self._optional.append(helper.make_tensor_value_info(name, self._float, told))
+        return name
+
+    def _plain_product(
+        self, values: str, weight: str, inputs: int, outputs: int, output: str | None = None
+    ) -> str:
         name = "/" + weight.replace("model.layers.", "model/layers.").replace(".attn.", "/attn/")
         made = output or f"{name}/MatMul/output_0"
         scale = 2.0 * inputs**-0.5
@@ -305,7 +339,11 @@ class _Builder:
                     shape = [rows, plan.kv_heads, length, "kv_cache_dim"]
                     values.append(describe(name, self._float, shape))
         graph = helper.make_graph(
-            self._nodes, "main_graph", inputs, outputs, list(self._weights.values())
+            self._nodes,
+            "main_graph",
+            [*inputs, *self._optional],
+            outputs,
+            list(self._weights.values()),
         )
         opsets = [helper.make_opsetid("", 22), helper.make_opsetid(MICROSOFT, 1)]
         return helper.make_model(

@@ -23,7 +23,7 @@ def put(directory: Path, plan: Plan) -> Path:
         str(directory / "model.onnx"),
         save_as_external_data=True,
         location="model.onnx.data",
-        size_threshold=0,
+        size_threshold=64,  # an empty tensor cannot be elsewhere
     )
     write_config(directory, config(plan))
     return directory

@@ -32,8 +32,8 @@ def alias(
 ) -> None:
     """Let NAME stand for MODEL, wherever a model is named; without either, show what does.
 
-    MODEL may say a revision or a dtype: OWNER/NAME@REVISION, NAME:int8. It stays over restarts,
-    and the model need not be here yet. Where a daemon runs it is told.
+    MODEL may say a revision, a dtype or an adapter: OWNER/NAME@REVISION, NAME:int8, NAME:ADAPTER.
+    It stays over restarts, and the model need not be here yet. Where a daemon runs it is told.
     """
     if remove != (name is not None and model is None):
         raise click.UsageError("say NAME and MODEL, NAME and --remove, or nothing")

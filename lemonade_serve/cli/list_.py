@@ -14,6 +14,7 @@ from rich.table import Table
 from lemonade_serve.app import create_catalog
 from lemonade_serve.cli import options, table
 from lemonade_serve.domain.checkpoint import CheckpointInfo
+from lemonade_serve.domain.names import joined
 from lemonade_serve.settings import load_settings
 
 
@@ -36,6 +37,7 @@ def list_(cache_dir: str | None, config: Path | None, as_json: bool) -> None:
 def _row(info: CheckpointInfo) -> dict[str, object]:
     known = {**msgspec.structs.asdict(info), "path": str(info.path), "task": info.task.value}
     del known["encoder"]
+    known["adapters"] = [adapter.name for adapter in info.adapters]
     return known
 
 
@@ -48,4 +50,7 @@ def _table(checkpoints: Sequence[CheckpointInfo]) -> Table:
         rows.add_row(
             info.name, info.dtype, info.architecture, context, size, (info.commit or "")[:12]
         )
+        for adapter in info.adapters:
+            name = joined(info.name, adapter.name)
+            rows.add_row(name, info.dtype, "adapter", "", decimal(adapter.bytes), "")
     return rows

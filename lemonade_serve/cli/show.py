@@ -14,9 +14,11 @@ from rich.filesize import decimal
 
 from lemonade_serve.app import create_catalog
 from lemonade_serve.cli import options, table
-from lemonade_serve.domain.checkpoint import AUTO, CheckpointInfo, split_dtype
+from lemonade_serve.domain.checkpoint import AUTO, CheckpointInfo, choose
+from lemonade_serve.domain.names import parse
 from lemonade_serve.domain.provenance import Provenance
 from lemonade_serve.errors import ModelNotFound
+from lemonade_serve.protocol.messages import Adapter
 from lemonade_serve.settings import load_settings
 from lemonade_serve.store.aliases import FILE, FileAliasStore
 
@@ -29,11 +31,11 @@ from lemonade_serve.store.aliases import FILE, FileAliasStore
 @options.json_output
 def show(model: str, config: Path | None, as_json: bool, **flags: str | None) -> None:
     """What a model is, what it can do, and where it came from: in each dtype, or in that of
-    NAME:DTYPE.
+    NAME:DTYPE; or the one that has the adapter of NAME:ADAPTER.
     """
     settings = load_settings(file=config, flags=flags)
     meant = FileAliasStore(settings.state_path / FILE).load().get(model, model)
-    name, dtype = split_dtype(meant)
+    name, dtype, adapter = parse(meant)
     catalog = create_catalog(settings)
     found = [one for one in catalog.list() if one.name == name and dtype in (AUTO, one.dtype)]
     if not found:
@@ -41,6 +43,8 @@ def show(model: str, config: Path | None, as_json: bool, **flags: str | None) ->
             f"there is no model {meant!r} in {settings.cache_path}: `lemonade-serve list` shows "
             "what there is"
         )
+    if adapter:
+        found = [choose(dtype, found, adapter)]
     told = [(one, catalog.provenance(one)) for one in found]
     if as_json:
         click.echo(json.dumps([_object(*one) for one in told], indent=2))
@@ -62,8 +66,13 @@ def _object(info: CheckpointInfo, origin: Provenance) -> dict[str, Any]:
         "architecture": info.architecture,
         "context_length": info.context_length,
         "capabilities": info.capabilities,
+        "adapters": [_adapter(adapter) for adapter in info.adapters],
         "provenance": msgspec.to_builtins(origin),
     }
+
+
+def _adapter(adapter: Adapter) -> dict[str, Any]:
+    return {"name": adapter.name, "path": adapter.path, "bytes": adapter.bytes}
 
 
 def _lines(info: CheckpointInfo, origin: Provenance) -> Iterator[tuple[str, str]]:
@@ -74,6 +83,8 @@ def _lines(info: CheckpointInfo, origin: Provenance) -> Iterator[tuple[str, str]
     yield "context length", f"{info.context_length} tokens"
     yield "on disk", f"{decimal(info.bytes)}, {info.path}"
     yield "in memory", f"about {decimal(info.memory_bytes)}, and its KV cache"
+    for adapter in info.adapters:
+        yield "adapter", f"{adapter.name}  {decimal(adapter.bytes)}, {adapter.path}"
     yield "license", origin.license or "not known"
     if source := origin.source:
         pulled = datetime.fromtimestamp(source.pulled_s, UTC).strftime("%Y-%m-%d %H:%M UTC")

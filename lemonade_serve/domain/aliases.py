@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from lemonade_serve.domain.checkpoint import check_name, split_dtype
+from lemonade_serve.domain.checkpoint import check_name
+from lemonade_serve.domain.names import parse
 from lemonade_serve.domain.ports import AliasStore
 from lemonade_serve.errors import InvalidRequest, ModelNotFound
 
@@ -32,8 +33,8 @@ class Aliases:
         self._names = await asyncio.to_thread(self._store.load)
 
     async def set(self, alias: str, model: str) -> None:
-        """From now on `alias` stands for `model`: a name, perhaps with `@REVISION` or `:DTYPE`. It
-        need not be here. Raises InvalidRequest and StoreUnavailable."""
+        """From now on `alias` stands for `model`: a name, perhaps with `@REVISION`, `:DTYPE` or
+        `:ADAPTER`. It need not be here. Raises InvalidRequest and StoreUnavailable."""
         async with self._changing:
             await self._keep(with_alias(self._names, alias, model))
 
@@ -50,11 +51,11 @@ class Aliases:
 def with_alias(names: Mapping[str, str], alias: str, model: str) -> Mapping[str, str]:
     """Raises InvalidRequest: an alias stands for a model, and not for itself or another alias."""
     check_name(alias)
-    target, _ = split_dtype(model)
+    target = parse(model).model
     check_name(target)
     if target == alias or target in names:
         raise InvalidRequest(f"{target!r} is an alias itself", param="model")
-    if alias in {split_dtype(other)[0] for other in names.values()}:
+    if alias in {parse(other).model for other in names.values()}:
         raise InvalidRequest(f"another alias stands for {alias!r}", param="alias")
     return {**names, alias: model}
 

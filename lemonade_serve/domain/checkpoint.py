@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from lemonade_serve.errors import DeviceUnavailable, InvalidRequest, WrongTask
-from lemonade_serve.protocol.messages import Encoder
+from lemonade_serve.errors import AdapterNotFound, DeviceUnavailable, InvalidRequest, WrongTask
+from lemonade_serve.protocol.messages import Adapter, Encoder
 
 DTYPES = ("int4", "int8", "fp16", "bf16", "fp32")
 """In the order in which `auto` prefers them."""
@@ -50,10 +50,13 @@ class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True):
     modified_s: int
     """Unix time of its last change."""
     capabilities: tuple[str, ...] = ("completion",)
-    """What it can be asked for: `completion`, `chat`, `tools`, `embedding`, `rerank`."""
+    """What it can be asked for: `completion`, `chat`, `tools`, `embedding`, `rerank`; and
+    `adapters`, where there are some."""
     commit: str | None = None
     """Which one of its repository it was pulled at."""
     encoder: Encoder | None = None
+    adapters: tuple[Adapter, ...] = ()
+    """Each makes another model of it: by name."""
 
     @property
     def task(self) -> Task:
@@ -63,6 +66,18 @@ class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True):
         """Raises WrongTask, saying what it is for, unless it is made for this."""
         if self.task is not task:
             raise WrongTask(f"{self.name} {_USES[self.task]}", param="model")
+
+    def adapter(self, name: str) -> Adapter:
+        """Raises AdapterNotFound, saying which there are."""
+        for adapter in self.adapters:
+            if adapter.name == name:
+                return adapter
+        there = ", ".join(adapter.name for adapter in self.adapters)
+        raise AdapterNotFound(
+            f"{self.name} has no adapter {name!r}; "
+            + (f"it has: {there}" if there else "it has none"),
+            param="model",
+        )
 
     def kv_tokens(self, *, at_most: int, sequences: int) -> int:
         """How large a KV cache is of use: so many sequences fill no more than their contexts, and
@@ -82,17 +97,25 @@ def check_name(name: str) -> str:
     return name
 
 
-def split_dtype(name: str) -> tuple[str, str]:
-    """`NAME:DTYPE` means a dtype of the model; without one, whichever there is."""
-    model, colon, dtype = name.rpartition(":")
-    return (model, dtype) if colon and dtype in DTYPES else (name, AUTO)
+def choose(
+    requested: str, found: Sequence[CheckpointInfo], adapter: str | None = None
+) -> CheckpointInfo:
+    """The checkpoint of one model that a request means, which has the adapter that it means;
+    `found` is not empty.
+
+    Raises DeviceUnavailable, listing what exists, when the dtype asked for does not, and
+    AdapterNotFound.
+    """
+    if adapter is None:
+        return choose_dtype(requested, found)
+    able = [info for info in found if any(one.name == adapter for one in info.adapters)]
+    chosen = choose_dtype(requested, able if able and requested == AUTO else found)
+    chosen.adapter(adapter)
+    return chosen
 
 
 def choose_dtype(requested: str, found: Sequence[CheckpointInfo]) -> CheckpointInfo:
-    """The checkpoint of one model that a request means; `found` is not empty.
-
-    Raises DeviceUnavailable, listing what exists, when the dtype asked for does not.
-    """
+    """As `choose`, whichever adapters there are."""
     by_dtype = {info.dtype: info for info in found}
     if requested == AUTO:
         return next((by_dtype[d] for d in DTYPES if d in by_dtype), found[0])

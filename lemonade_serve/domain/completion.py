@@ -18,6 +18,7 @@ from lemonade_serve.domain.sampling import Options, RequestOptions, resolve
 from lemonade_serve.domain.service import Service
 from lemonade_serve.domain.turns import Turns
 from lemonade_serve.protocol.messages import (
+    Adapter,
     ChatPrompt,
     Finished,
     FinishReason,
@@ -35,6 +36,7 @@ from lemonade_serve.protocol.messages import (
 )
 
 __all__ = [
+    "Adapter",
     "ChatPrompt",
     "CompletionRequest",
     "CompletionService",
@@ -76,24 +78,25 @@ class CompletionService(Service[CompletionRequest, Generation]):
 
     async def _begin(self, request: CompletionRequest) -> Generation:
         placement = request.placement
-        info, where = await self._locator.locate(placement, Task.GENERATION)
-        params = resolve(*await self._params.layers(request.client, info.name), request.options)
+        found = await self._locator.locate(placement, Task.GENERATION)
+        params = resolve(*await self._params.layers(request.client, found.model), request.options)
         if request.guided:
             params = _to_its_end(params, request.options)
-        works = self._works(request, params)
+        works = self._works(request, params, found.adapter)
         lease = self._pool.acquire(
-            info,
-            where,
+            found.info,
+            found.devices,
             client=works[0].client,
             streaming=request.streaming,
             keep_alive_s=placement.keep_alive,
         )
         generation = Generation(
-            info,
+            found.info,
             lease,
             request,
             clock=self._clock,
             report=self._observer.observe,
+            adapter=found.adapter.name if found.adapter else None,
         )
         generation.task = asyncio.create_task(
             self._run(generation, works, lease), name="generation"
@@ -102,7 +105,9 @@ class CompletionService(Service[CompletionRequest, Generation]):
         generation.task.add_done_callback(lambda _: self._ended(generation, lease))
         return generation
 
-    def _works(self, request: CompletionRequest, params: ResolvedParams) -> list[Work]:
+    def _works(
+        self, request: CompletionRequest, params: ResolvedParams, adapter: Adapter | None
+    ) -> list[Work]:
         """A request as its worker gets it, by prompt."""
         holder, weight = self.turns.of(request.client)
         return [
@@ -114,6 +119,7 @@ class CompletionService(Service[CompletionRequest, Generation]):
                 weight=weight,
                 guidance=request.guidance,
                 echo=request.echo,
+                adapter=adapter,
             )
             for prompt in request.prompts
         ]

@@ -162,7 +162,7 @@ class EncodingService(Service[EncodingRequest, Encoding]):
 
     async def _begin(self, request: EncodingRequest) -> Encoding:
         placement = request.placement
-        info, where = await self._locator.locate(placement, request.task)
+        info, where, _ = await self._locator.locate(placement, request.task)
         turns = self._turns()
         holder, weight = turns.of(request.client)
         work = Work(

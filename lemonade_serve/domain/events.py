@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import msgspec
 
 from lemonade_serve import errors
+from lemonade_serve.domain.names import joined
 
 
 class Departure(enum.Enum):
@@ -114,6 +115,13 @@ class RequestFinished(msgspec.Struct, frozen=True, kw_only=True):
     generates: bool = True
     traceparent: str = ""
     """The caller's trace, in W3C's words; empty if it said nothing."""
+    adapter: str | None = None
+    """The model's, if it was asked with one. No metric is labelled with it."""
+
+    @property
+    def answered_by(self) -> str:
+        """What was asked for and answered: the model, or one of its adapters."""
+        return joined(self.model, self.adapter)
 
     @property
     def time_per_output_token(self) -> float | None:

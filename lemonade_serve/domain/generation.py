@@ -12,6 +12,7 @@ import msgspec
 from lemonade_serve import errors
 from lemonade_serve.domain.checkpoint import CheckpointInfo
 from lemonade_serve.domain.events import Outcome, RequestFinished
+from lemonade_serve.domain.names import joined
 from lemonade_serve.domain.placement import Placement
 from lemonade_serve.domain.ports import Clock
 from lemonade_serve.domain.residency.pool import Lease
@@ -75,8 +76,12 @@ class Generation:
         *,
         clock: Clock,
         report: Callable[[RequestFinished], None],
+        adapter: str | None = None,
     ) -> None:
-        self.model = info.name
+        self.model = joined(info.name, adapter)
+        """What answers, adapter and all."""
+        self._checkpoint = info.name
+        self._adapter = adapter
         self.device = lease.device.value
         self.dtype = info.dtype
         self.endpoint = request.endpoint
@@ -213,7 +218,8 @@ class Generation:
         """What a log line may say of it: numbers and names, never text. Times in seconds."""
         finished = self._finished()
         return {
-            "model": self.model,
+            "model": self._checkpoint,
+            **({"adapter": self._adapter} if self._adapter else {}),
             "device": self.device,
             "dtype": self.dtype,
             "prompt_tokens": self.prompt_tokens,
@@ -243,7 +249,8 @@ class Generation:
     def _finished(self) -> RequestFinished:
         times, started, now = self.token_times, self.started_at, self._clock()
         return RequestFinished(
-            model=self.model,
+            model=self._checkpoint,
+            adapter=self._adapter,
             device=self.device,
             dtype=self.dtype,
             endpoint=self.endpoint,

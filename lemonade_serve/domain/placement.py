@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
 from lemonade_serve import errors
 from lemonade_serve.domain import device as devices
-from lemonade_serve.domain.checkpoint import AUTO, CheckpointInfo, Task, split_dtype
+from lemonade_serve.domain.checkpoint import AUTO, CheckpointInfo, Task
 from lemonade_serve.domain.device import Device, Unusable
 from lemonade_serve.domain.events import CatalogueListed
+from lemonade_serve.domain.names import ModelName, joined, parse
 from lemonade_serve.domain.ports import CheckpointCatalog, Observer
 from lemonade_serve.domain.residency.pool import Pool
+from lemonade_serve.domain.residency.slot import Slot
+from lemonade_serve.protocol.messages import Adapter
 
 _ENCODES = ("cpu", "cpuexecutionprovider")
 """The execution provider that encoders run on, in lower case."""
@@ -31,6 +35,19 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str = AUTO
     cache_dir: str | None = None
     keep_alive: float | None = None
+
+
+class Located(NamedTuple):
+    """What a request means: a checkpoint, where it may run, and the adapter, if it is one."""
+
+    info: CheckpointInfo
+    devices: Sequence[Device]
+    adapter: Adapter | None = None
+
+    @property
+    def model(self) -> str:
+        """What it is called."""
+        return joined(self.info.name, self.adapter.name if self.adapter else None)
 
 
 class Locator:
@@ -57,62 +74,75 @@ class Locator:
         self.pull: Callable[[str, str], Awaitable[object]] | None = None
         """Gets a model, in a dtype, that is not here."""
 
-    async def locate(
-        self, placement: Placement, task: Task | None = None
-    ) -> tuple[CheckpointInfo, Sequence[Device]]:
+    async def locate(self, placement: Placement, task: Task | None = None) -> Located:
         """The checkpoint and the devices that a request means: a resident one if it says no more
-        of it than the name, and what the disk has otherwise. With a `task`, one that is made for
-        it. One that is not here is pulled, where the settings want that.
+        of it than the name and the adapter, and what the disk has otherwise. With a `task`, one
+        that is made for it. One that is not here is pulled, where the settings want that.
 
-        Raises InvalidRequest, DeviceUnavailable, NoDevice, ModelNotFound, NotAllowed, WrongTask,
-        and what a pull fails with.
+        Raises InvalidRequest, DeviceUnavailable, NoDevice, ModelNotFound, AdapterNotFound,
+        NotAllowed, WrongTask, and what a pull fails with.
         """
         try:
             return await self.look(placement, task)
+        except errors.AdapterNotFound:
+            raise
         except errors.ModelNotFound:
-            model, dtype = self._meant(placement)
-            if self.pull is None or placement.cache_dir is not None or "/" not in (model or ""):
+            meant = self._meant(placement)
+            if self.pull is None or placement.cache_dir is not None:
                 raise
-            await self.pull(model or "", dtype)
+            if meant is None or "/" not in meant.model:
+                raise
+            await self.pull(meant.model, meant.dtype)
         return await self.look(placement, task)
 
-    async def look(
-        self, placement: Placement, task: Task | None = None
-    ) -> tuple[CheckpointInfo, Sequence[Device]]:
+    async def look(self, placement: Placement, task: Task | None = None) -> Located:
         """As `locate`, and nothing is pulled."""
-        info, where = await self._locate(placement, task)
+        found = await self._locate(placement, task)
         if task is not None:
-            info.check_task(task)
-        return info, self._fit(info, where) if placement.device == devices.HYBRID else where
+            found.info.check_task(task)
+        if placement.device != devices.HYBRID:
+            return found
+        return found._replace(devices=self._fit(found.info, found.devices))
 
-    async def _locate(
-        self, placement: Placement, task: Task | None
-    ) -> tuple[CheckpointInfo, Sequence[Device]]:
+    async def _locate(self, placement: Placement, task: Task | None) -> Located:
         where = self.candidates(placement.device)
         resident = [slot for slot in self._pool.resident() if slot.key.device in where]
-        model, dtype = self._meant(placement)
+        meant = self._meant(placement)
         if placement.model is None:
             fit = [slot.info.name for slot in resident if task in (None, slot.info.task)]
-            model, dtype = (fit[0], placement.dtype) if fit else (model, dtype)
-        if model is None:
+            if fit and meant and fit[0] == meant.model:
+                meant = meant._replace(dtype=placement.dtype)
+            elif fit:
+                meant = ModelName(fit[0], placement.dtype)
+        if meant is None:
             raise errors.InvalidRequest(
                 "no model is named, none is resident and no default_model is set", param="model"
             )
-        if dtype == AUTO and placement.cache_dir is None:
+        if meant.dtype == AUTO and placement.cache_dir is None:
             for slot in resident:
-                if slot.info.name == model:
-                    return slot.info, [slot.key.device]
-        info = await asyncio.to_thread(self._catalog.find, model, dtype, placement.cache_dir)
-        return info, where
+                if slot.info.name == meant.model and (found := await self._in_memory(slot, meant)):
+                    return found
+        info = await asyncio.to_thread(
+            self._catalog.find, meant.model, meant.dtype, placement.cache_dir, meant.adapter
+        )
+        return Located(info, where, info.adapter(meant.adapter) if meant.adapter else None)
 
-    def _meant(self, placement: Placement) -> tuple[str | None, str]:
-        """The name and the dtype of what is asked for, or of the default: an alias stands for
-        another name, and `NAME:DTYPE` for a dtype of it."""
+    async def _in_memory(self, slot: Slot, meant: ModelName) -> Located | None:
+        """What is loaded already, if the adapter lies beside it."""
+        if meant.adapter is None:
+            return Located(slot.info, [slot.key.device])
+        for adapter in await asyncio.to_thread(self._catalog.adapters, slot.info):
+            if adapter.name == meant.adapter:
+                return Located(slot.info, [slot.key.device], adapter)
+        return None
+
+    def _meant(self, placement: Placement) -> ModelName | None:
+        """What is asked for, or the default, if there is one: an alias stands for another name."""
         said = placement.model or self.default_model
         if said is None:
-            return None, placement.dtype
-        model, dtype = split_dtype(self._aliases(said))
-        return model, dtype if placement.dtype == AUTO else placement.dtype
+            return None
+        name = parse(self._aliases(said))
+        return name if placement.dtype == AUTO else name._replace(dtype=placement.dtype)
 
     def candidates(self, device: str) -> Sequence[Device]:
         """The devices that a request means. Raises DeviceUnavailable, NoDevice."""

@@ -24,6 +24,7 @@ from lemonade_serve.protocol.jobs import (
     Repository,
 )
 from lemonade_serve.protocol.messages import (
+    Adapter,
     Begun,
     Echo,
     Encoded,
@@ -90,8 +91,14 @@ class Launcher(Protocol):
 class CheckpointCatalog(Protocol):
     """The checkpoints on disk. Its methods block: call them off the event loop."""
 
-    def find(self, name: str, dtype: str, cache_dir: str | None) -> CheckpointInfo:
-        """Raises ModelNotFound, DeviceUnavailable for a dtype that is not there, NotAllowed."""
+    def find(
+        self, name: str, dtype: str, cache_dir: str | None, adapter: str | None = None
+    ) -> CheckpointInfo:
+        """With an `adapter`, one that has it. Raises ModelNotFound, DeviceUnavailable for a dtype
+        that is not there, AdapterNotFound, NotAllowed."""
+
+    def adapters(self, info: CheckpointInfo) -> Sequence[Adapter]:
+        """Those that lie beside it now."""
 
     def list(self, cache_dir: str | None) -> Sequence[CheckpointInfo]:
         """All of them, by name. Raises NotAllowed for a directory outside the allowed roots."""

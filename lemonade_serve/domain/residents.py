@@ -113,7 +113,7 @@ class Residents:
 
     @asynccontextmanager
     async def _leased(self, placement: Placement) -> AsyncGenerator[SlotView]:
-        info, where = await self._locator.locate(placement)
+        info, where, _ = await self._locator.locate(placement)
         lease = self._pool.acquire(info, where, keep_alive_s=placement.keep_alive)
         try:
             await lease.worker()

@@ -16,12 +16,13 @@ import msgspec
 import structlog
 
 from lemonade_serve import errors
-from lemonade_serve.domain.checkpoint import DTYPES, CheckpointInfo, check_name, choose_dtype
+from lemonade_serve.domain.checkpoint import DTYPES, CheckpointInfo, check_name, choose
 from lemonade_serve.domain.provenance import Provenance, Source
-from lemonade_serve.hub import encoders, provenance
+from lemonade_serve.hub import adapters, encoders, provenance
 from lemonade_serve.hub.capabilities import capabilities
 from lemonade_serve.hub.matrices import stored_dtype
 from lemonade_serve.hub.removal import STAGING, forget, hub_cache, remove
+from lemonade_serve.protocol.messages import Adapter
 
 _CONFIG = "genai_config.json"
 _MAX_DEPTH = 4
@@ -63,7 +64,9 @@ class DiskCatalog:
         self._allowed = [self._root, *(path.resolve() for path in allowed)]
         self._known: dict[tuple[Path, Path], tuple[int, CheckpointInfo]] = {}
 
-    def find(self, name: str, dtype: str, cache_dir: str | None = None) -> CheckpointInfo:
+    def find(
+        self, name: str, dtype: str, cache_dir: str | None = None, adapter: str | None = None
+    ) -> CheckpointInfo:
         root = self._resolve(cache_dir)
         check_name(name)
         at = root / name
@@ -82,7 +85,7 @@ class DiskCatalog:
                 f"there is no model {name!r} in {root}: `lemonade-serve list` shows what there is",
                 param="model",
             )
-        return choose_dtype(dtype, found)
+        return choose(dtype, found, adapter)
 
     def list(self, cache_dir: str | None = None) -> Sequence[CheckpointInfo]:
         root = self._resolve(cache_dir)
@@ -92,7 +95,14 @@ class DiskCatalog:
                 infos += [info] if (info := self._read(path, root)) else []
             except errors.ModelLoadError as error:
                 log.warning("checkpoint_unreadable", reason=error.message)
+        for info in infos:
+            if info.encoder is None and (misnamed := adapters.misnamed(info.path)):
+                log.warning("adapters_misnamed", paths=[str(path) for path in misnamed])
         return sorted(infos, key=lambda info: (info.name, info.dtype))
+
+    def adapters(self, info: CheckpointInfo) -> Sequence[Adapter]:
+        """Those that lie beside it now."""
+        return () if info.encoder else adapters.find(info.path)
 
     def imported_from(self, file_name: str) -> Sequence[CheckpointInfo]:
         """Those that our importer made of a file of that name."""
@@ -114,7 +124,7 @@ class DiskCatalog:
 
     def _read(self, path: Path, root: Path) -> CheckpointInfo | None:
         """The checkpoint in one directory, if it is one; read again only when its configuration
-        changed. Raises ModelLoadError for one that cannot be understood."""
+        changed, but for its adapters. Raises ModelLoadError for one that cannot be understood."""
         try:
             modified, describe = (path / _CONFIG).stat().st_mtime_ns, _describe
         except OSError:
@@ -128,21 +138,22 @@ class DiskCatalog:
             except (OSError, msgspec.DecodeError, errors.InvalidRequest) as error:
                 raise errors.ModelLoadError(f"{path}: {error}") from error
             self._known[path, root] = known
-        return known[1]
+        return _with_adapters(known[1])
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
         """An empty directory to make a checkpoint in, which `publish` takes; gone in the end.
 
         It is locked while it is in use, so that the next one to come removes what a killed
-        process left behind, and nothing else.
+        process left behind, and nothing else. Raises JobFailed where none can be made.
         """
-        self._root.mkdir(parents=True, exist_ok=True)
         with ExitStack() as held:
-            with _locked(self._root, wait=True):  # nobody sweeps between making and locking
-                _remove_abandoned(self._root)
-                directory = Path(tempfile.mkdtemp(prefix=STAGING, dir=self._root))
-                held.enter_context(_locked(directory))
+            with self._writing("make anything in"):
+                self._root.mkdir(parents=True, exist_ok=True)
+                with _locked(self._root, wait=True):  # nobody sweeps between making and locking
+                    _remove_abandoned(self._root)
+                    directory = Path(tempfile.mkdtemp(prefix=STAGING, dir=self._root))
+                    held.enter_context(_locked(directory))
             held.callback(shutil.rmtree, directory, ignore_errors=True)
             yield directory
 
@@ -150,13 +161,20 @@ class DiskCatalog:
         """Give a finished directory its place, by rename; one that was there before goes with
         the staging. Raises JobFailed where that cannot be."""
         target = self._root / check_name(name) / dtype
-        try:
+        with self._writing("put a checkpoint in"):
             target.parent.mkdir(parents=True, exist_ok=True)
             staged.chmod(0o755)
             _put(staged, target)
-        except OSError as error:
-            raise errors.JobFailed(f"cannot put a checkpoint at {target}: {error}") from error
         return target
+
+    @contextmanager
+    def _writing(self, what: str) -> Iterator[None]:
+        """Turns what the disk says into JobFailed, or DiskFull."""
+        try:
+            yield
+        except OSError as error:
+            why = errors.JobFailed(f"cannot {what} {self._root}: {error}")
+            raise errors.DiskFull.by(error, self._root) or why from error
 
     def attest(self, staged: Path, source: Source) -> str:
         """Write down where it came from; returns the dtype of its matrices. Raises ModelLoadError
@@ -164,8 +182,11 @@ class DiskCatalog:
         try:
             dtype = provenance.read(staged).dtype or _stored_dtype(staged)
             provenance.write(staged, dtype=dtype, source=source)
-        except (OSError, msgspec.DecodeError) as error:
+        except msgspec.DecodeError as error:
             raise errors.JobFailed(f"{source.repository} is no checkpoint: {error}") from error
+        except OSError as error:
+            why = errors.JobFailed(f"{source.repository} is no checkpoint: {error}")
+            raise errors.DiskFull.by(error, self._root) or why from error
         return dtype
 
     def provenance(self, info: CheckpointInfo) -> Provenance:
@@ -228,6 +249,7 @@ def _describe(path: Path, root: Path, modified_ns: int) -> CheckpointInfo:
     origin = provenance.read(path)
     name = _name(path, root)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    size -= sum(adapter.bytes for adapter in adapters.find(path))
     return CheckpointInfo(
         name=name,
         path=path,
@@ -241,6 +263,19 @@ def _describe(path: Path, root: Path, modified_ns: int) -> CheckpointInfo:
         modified_s=modified_ns // 1_000_000_000,
         capabilities=capabilities(path),
         commit=origin.source.commit if origin.source else None,
+    )
+
+
+def _with_adapters(info: CheckpointInfo) -> CheckpointInfo:
+    """They come and go; no load brings one into memory."""
+    found = () if info.encoder else adapters.find(info.path)
+    if not found:
+        return info
+    return msgspec.structs.replace(
+        info,
+        adapters=found,
+        bytes=info.bytes + sum(adapter.bytes for adapter in found),
+        capabilities=(*info.capabilities, "adapters"),
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 
-from lemonade_serve.errors import JobFailed
+from lemonade_serve.errors import DiskFull, JobFailed
 
 Progress = Callable[[str, float], None]
 """Gets what is done now, and which share of it is done already."""
@@ -25,7 +25,7 @@ def open_client() -> httpx.Client:
 def download(client: httpx.Client, url: str, to: Path, sha256: str, progress: Progress) -> None:
     """Write to `to` what is at `url`. `sha256` in hexadecimal digits; empty: it is not known.
 
-    Raises JobFailed, which names the address without what may be secret in it.
+    Raises DiskFull, and JobFailed, which names the address without what may be secret in it.
     """
     digest = hashlib.sha256()
     try:
@@ -37,7 +37,9 @@ def download(client: httpx.Client, url: str, to: Path, sha256: str, progress: Pr
                 digest.update(chunk)
                 done = response.num_bytes_downloaded
                 progress("downloading", min(1.0, done / total) if total else 0.0)
-    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+    except OSError as error:
+        raise DiskFull.by(error, to.parent) or failed(url, error) from error
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise failed(url, error) from error
     if sha256 and digest.hexdigest() != sha256:
         raise JobFailed(

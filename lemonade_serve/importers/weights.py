@@ -77,7 +77,9 @@ class DataFile:
 
     def _write(self, place: Stored, row: int, values: Bytes | Floats) -> None:
         self._file.seek(place.offset + row * (place.nbytes // place.shape[0]))
-        self._file.write(np.ascontiguousarray(values).data)
+        rest = np.ascontiguousarray(values).data.cast("B")
+        while rest:  # on a disk that is nearly full a part is written, and that is no error
+            rest = rest[self._file.write(rest) :]
         self._written(values.nbytes)
 
 

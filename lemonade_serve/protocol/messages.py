@@ -26,7 +26,7 @@ from lemonade_serve.protocol.jobs import (
     Repository,
 )
 
-PROTOCOL_VERSION = 6
+PROTOCOL_VERSION = 7
 """Raised with every change of a frame: an upgraded package must not serve an old daemon."""
 
 _FLOAT_BYTES = 4
@@ -185,11 +185,24 @@ class Load(msgspec.Struct, frozen=True, tag=True, array_like=True):
     encoder: Encoder | None = None
     encode_batch_tokens: int = 512
     encode_input_tokens: int = 2048
+    max_adapter_bytes: int = 1 << 30
+    """Of adapters' files in memory."""
+
+
+class Adapter(msgspec.Struct, frozen=True, array_like=True):
+    """Small matrices beside a checkpoint, in the file `path`, that make another model of it. One
+    whose file was replaced is another one: `modified_ns` is Unix time."""
+
+    name: str
+    path: str
+    bytes: int
+    modified_ns: int
 
 
 class Work(msgspec.Struct, frozen=True, array_like=True):
     """Continue `prompt` in `n` ways. Requests of different clients take turns, `weight` of one
-    client's for each one of a client whose weight is 1. `echo`: tell the prompt first."""
+    client's for each one of a client whose weight is 1. `echo`: tell the prompt first. Without an
+    `adapter` it is the checkpoint itself that does it."""
 
     prompt: Prompt
     params: ResolvedParams
@@ -198,6 +211,7 @@ class Work(msgspec.Struct, frozen=True, array_like=True):
     weight: float = 1.0
     guidance: Guidance | None = None
     echo: bool = False
+    adapter: Adapter | None = None
 
 
 class Generate(msgspec.Struct, frozen=True, tag=True, array_like=True):

@@ -116,6 +116,7 @@ class ProcessLauncher:
                 encoder=info.encoder,
                 encode_batch_tokens=settings.encode_batch_tokens,
                 encode_input_tokens=settings.encode_input_tokens,
+                max_adapter_bytes=settings.max_adapter_bytes,
             )
         )
         match await child.receive():

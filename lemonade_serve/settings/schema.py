@@ -133,6 +133,9 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     device is charged for grows with the square of it."""
     engine: Annotated[str, Meta(pattern="^(auto|batched|onnxruntime-genai)$")] = "auto"
     """What decodes; auto: `batched` where the checkpoint's graph allows it."""
+    max_adapter_bytes: Count = 1024 * 1024 * 1024
+    """So much of LoRA adapters' files a worker has in memory: those used least recently make room,
+    a request waits until those in use do. An adapter that is larger is refused."""
     turn_timeout_s: Seconds = 30.0
     """A worker that waited so long for its turn at the cores computes beside whoever has them."""
     guidance_timeout_s: Seconds = 10.0

@@ -218,8 +218,8 @@ def _of(server: Server) -> dict[str, Attribute]:
 def _attributes(event: RequestFinished) -> dict[str, Attribute]:
     said = event.generates and event.outcome is Outcome.OK
     found: dict[str, Attribute | None] = {
-        "gen_ai.request.model": event.model,
-        "gen_ai.response.model": event.model,
+        "gen_ai.request.model": event.answered_by,
+        "gen_ai.response.model": event.answered_by,
         "gen_ai.response.finish_reasons": [event.reason] if said else None,
         "gen_ai.response.time_to_first_chunk": event.time_to_first_token,
         "gen_ai.usage.input_tokens": event.prompt_tokens,

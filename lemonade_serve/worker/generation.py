@@ -63,6 +63,7 @@ class Answer:
                 for index in range(work.n)
             ],
             scored=params.logprobs if work.echo else None,
+            adapter=work.adapter,
         )
 
     def guide(self, masks: Some[GrammarMask]) -> None:

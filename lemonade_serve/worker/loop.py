@@ -25,6 +25,7 @@ from lemonade_serve.protocol.messages import (
     Report,
     ResolvedParams,
     Started,
+    Work,
 )
 from lemonade_serve.worker.calls import guided
 from lemonade_serve.worker.engines import base
@@ -135,6 +136,7 @@ class Loop:
     def _receive(self, command: Generate) -> None:
         request, work = command.request, command.work
         try:
+            self._check_adapter(work)
             work = guided(work, self._vocabulary)
             prompt = self._vocabulary.encode(work.prompt)
             self._check_bias(work.params)
@@ -168,6 +170,13 @@ class Loop:
 
     def _refuse(self, request: int, error: errors.LemonadeError) -> None:
         self._emit([Failed(request, error.code, error.message, error.param)])
+
+    def _check_adapter(self, work: Work) -> None:
+        if work.adapter is not None and not self._engine.takes_adapters:
+            raise errors.ModelLoadError(
+                f"{work.adapter.name} is of no use to this model: no matrix of its graph can be "
+                "given with a request"
+            )
 
     def _check_bias(self, params: ResolvedParams) -> None:
         size = self._vocabulary.size

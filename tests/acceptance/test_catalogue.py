@@ -24,7 +24,17 @@ from tests.hub import Fault, Hub, running
 from tests.strict import strictly
 
 NAME = "org/tiny"
-BEYOND = ("root", "capabilities", "context_length", "dtype", "device", "size", "revision")
+BEYOND = (
+    "root",
+    "parent",
+    "adapters",
+    "capabilities",
+    "context_length",
+    "dtype",
+    "device",
+    "size",
+    "revision",
+)
 
 
 @pytest.fixture(scope="module")

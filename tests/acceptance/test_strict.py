@@ -19,7 +19,17 @@ from lemonade_serve.api.openai.timings import Timings
 from tests.daemon import MODEL, Daemon
 from tests.strict import strictly
 
-BEYOND = ("root", "capabilities", "context_length", "dtype", "device", "size", "revision")
+BEYOND = (
+    "root",
+    "parent",
+    "adapters",
+    "capabilities",
+    "context_length",
+    "dtype",
+    "device",
+    "size",
+    "revision",
+)
 """What is said of a model besides."""
 SHARED: list[dict[str, Any]] = [
     {},

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
+from pathlib import Path
 
 import pytest
 
@@ -45,3 +47,11 @@ def test_an_error_says_what_its_docstring_says_unless_told_otherwise(
 @pytest.mark.parametrize("kind", TREE, ids=lambda kind: kind.__name__)
 def test_the_drawing_of_the_tree_has_every_error(kind: type[errors.LemonadeError]) -> None:
     assert kind is errors.Retryable or kind.__name__ in (errors.__doc__ or "")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_called_by_its_place(number: int) -> None:
+    full = errors.DiskFull.by(OSError(number, "?"), Path("/data"))
+    assert full is not None
+    assert full.message == "the disk of /data is full"
+    assert errors.DiskFull.by(OSError(errno.EACCES, "?"), Path("/data")) is None

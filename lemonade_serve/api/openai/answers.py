@@ -138,15 +138,18 @@ class ChatChunk(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
-    """`root` is what an alias stands for, or its own name; `capabilities` are `completion`, `chat`,
-    `tools`, `embedding`, `rerank`; `device` is where it is in memory, or would be; `size` its bytes
-    on disk; `revision` the commit that it was pulled at. OpenAI knows the first four fields."""
+    """`root` is the checkpoint's name, and so is the `parent` of what is an adapter; `adapters` are
+    those of a checkpoint; `capabilities` are `completion`, `chat`, `tools`, `embedding`, `rerank`,
+    `adapters`; `device` is where it is in memory, or would be; `size` its bytes on disk; `revision`
+    the commit that it was pulled at. OpenAI knows the first four fields."""
 
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "lemonade-serve"
     root: str
+    parent: str | None
+    adapters: tuple[str, ...]
     capabilities: tuple[str, ...]
     context_length: int
     dtype: str

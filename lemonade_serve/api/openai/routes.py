@@ -3,6 +3,7 @@ specification does not take the name, under /api/v0."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -23,8 +24,9 @@ from lemonade_serve.api.openai.prompts import prompts_of
 from lemonade_serve.api.openai.writers import ChatWriter, CompletionWriter
 from lemonade_serve.api.query import nothing_unknown
 from lemonade_serve.api.schema.told import GENERATION, MODEL, operation, told
-from lemonade_serve.domain.checkpoint import AUTO, CheckpointInfo, choose_dtype
+from lemonade_serve.domain.checkpoint import AUTO, CheckpointInfo, choose
 from lemonade_serve.domain.completion import (
+    Adapter,
     ChatPrompt,
     CompletionRequest,
     Placement,
@@ -95,17 +97,12 @@ async def create_chat_completion(
 
 @get("/models", operation_id=operation("list_models"), opt=told())
 async def list_models(locator: Finder, aliases: Names) -> answers.Models:
-    """The models on disk, and names that stand for them. Of one that is there in several dtypes the
-    preferred one has the model's name, and the others `NAME:DTYPE`."""
+    """The models on disk, their adapters, and names that stand for any of them. Of a model that is
+    there in several dtypes the preferred one has the model's name, and the others `NAME:DTYPE`."""
     by_name: dict[str, list[CheckpointInfo]] = {}
     for info in await locator.checkpoints():
         by_name.setdefault(info.name, []).append(info)
-    models = []
-    for name, infos in by_name.items():
-        preferred = choose_dtype(AUTO, infos)
-        models.append(_model(name, preferred, locator))
-        others = [info for info in infos if info.dtype != preferred.dtype]
-        models += [_model(f"{name}:{info.dtype}", info, locator) for info in others]
+    models = [model for infos in by_name.values() for model in _family(infos, locator)]
     known = {model.id: model for model in models}
     for alias, target in sorted(aliases.names.items()):
         if target in known:
@@ -117,8 +114,8 @@ async def list_models(locator: Finder, aliases: Names) -> answers.Models:
 async def retrieve_model(locator: Finder, model_id: FromPath[str]) -> answers.Model:
     """One of them."""
     name = model_id.lstrip("/")
-    info, _ = await locator.look(Placement(model=name))
-    return _model(name, info, locator)
+    info, _, adapter = await locator.look(Placement(model=name))
+    return _model(name, info, locator, adapter)
 
 
 def _wanted(
@@ -152,11 +149,37 @@ def _include_usage(data: requests.Request) -> bool:
     return bool(data.stream_options and data.stream_options.include_usage)
 
 
-def _model(name: str, info: CheckpointInfo, locator: Locator) -> answers.Model:
+def _family(infos: Sequence[CheckpointInfo], locator: Locator) -> Iterator[answers.Model]:
+    """All that one model is, in each dtype: the checkpoints, then what their adapters make."""
+    preferred = choose(AUTO, infos)
+    ordered = [preferred, *(info for info in infos if info.dtype != preferred.dtype)]
+    for info in ordered:
+        name = info.name if info is preferred else f"{info.name}:{info.dtype}"
+        yield _model(name, info, locator)
+    for info in ordered:
+        for adapter in info.adapters:
+            usual = choose(AUTO, infos, adapter.name) is info
+            name = info.name if usual else f"{info.name}:{info.dtype}"
+            yield _model(f"{name}:{adapter.name}", info, locator, adapter)
+
+
+def _model(
+    name: str, info: CheckpointInfo, locator: Locator, adapter: Adapter | None = None
+) -> answers.Model:
+    if adapter:
+        info = msgspec.structs.replace(
+            info,
+            bytes=adapter.bytes,
+            modified_s=adapter.modified_ns // 1_000_000_000,
+            capabilities=tuple(able for able in info.capabilities if able != "adapters"),
+            adapters=(),
+        )
     return answers.Model(
         id=name,
         created=info.modified_s,
         root=info.name,
+        parent=info.name if adapter else None,
+        adapters=tuple(one.name for one in info.adapters),
         capabilities=info.capabilities,
         context_length=info.context_length,
         dtype=info.dtype,

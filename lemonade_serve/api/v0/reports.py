@@ -53,7 +53,7 @@ def stats(
         input_tokens=last.prompt_tokens,
         output_tokens=last.completion_tokens,
         decode_token_times=last.token_gaps,
-        model=last.model,
+        model=last.answered_by,
         device=last.device,
     )
 

@@ -81,7 +81,8 @@ class PullProgress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AliasBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`alias` stands for `model` from now on: a name, perhaps with `@REVISION` or `:DTYPE`."""
+    """`alias` stands for `model` from now on: a name, perhaps with `@REVISION`, `:DTYPE` or
+    `:ADAPTER`."""
 
     alias: ModelName
     model: ModelName

@@ -6,6 +6,7 @@ from collections.abc import Sequence as Some
 from typing import NamedTuple, Protocol
 
 from lemonade_serve import errors
+from lemonade_serve.protocol.messages import Adapter
 from lemonade_serve.worker.sampler import Draw, Drawing
 
 
@@ -25,12 +26,14 @@ class Sequence(NamedTuple):
 
 class Group(NamedTuple):
     """One prompt, and the sequences that continue it. `max_tokens` of each counts new tokens.
-    `scored`: the prompt's own tokens are wanted, each with so many of the most likely ones."""
+    `scored`: the prompt's own tokens are wanted, each with so many of the most likely ones. Only an
+    engine that `takes_adapters` is given one with an `adapter`."""
 
     prompt: Some[int]
     max_tokens: int
     sequences: Some[Sequence]
     scored: int | None = None
+    adapter: Adapter | None = None
 
     @property
     def tokens(self) -> int:
@@ -98,6 +101,9 @@ class Engine(Protocol):
     kv_cache_tokens: int
     """So many tokens, prompts included, they may come to hold together."""
 
+    takes_adapters: bool
+    """Whether it can compute with adapters."""
+
     kv_cache_bytes: int
     """What its KV cache may come to take; its pages cost nothing until they are written to."""
 
@@ -125,8 +131,10 @@ class Engine(Protocol):
 
 
 def failure_code(error: Exception) -> str:
-    """What becomes of a sequence whose computation raised `error`: native code says that there was
-    no memory in words only."""
+    """What becomes of a sequence whose computation raised `error`: ours say it themselves, native
+    code says that there was no memory in words only."""
+    if isinstance(error, errors.LemonadeError):
+        return error.code
     said = str(error).lower()
     short = isinstance(error, MemoryError) or any(words in said for words in _NO_MEMORY)
     return errors.NoCapacity.code if short else errors.GenerationFailed.code

@@ -84,6 +84,7 @@ class BatchedEngine:
     """
 
     name = "batched"
+    takes_adapters = False
 
     def __init__(self, load: Load, decoder: Decoder, *, context_length: int) -> None:
         self.sequence_slots = load.sequence_slots

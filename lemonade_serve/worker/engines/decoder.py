@@ -128,6 +128,7 @@ class DecoderGraph:
         """What there is to know of it. Raises Unfit, and ModelLoadError as MaskUse does."""
         inputs, outputs = self._config.inputs, self._config.outputs
         attentions = self._attentions()
+        self._require_no_adapters()
         self._require_independent_rows()
         positions = self._positions()
         self._require_inputs(positions)
@@ -166,6 +167,13 @@ class DecoderGraph:
         if not found:
             raise Unfit(f"it has no {_ATTENTION}")
         return found
+
+    def _require_no_adapters(self) -> None:
+        """Whose matrices are inputs that are stored too, empty or of no fixed shape."""
+        empty = {tensor.name for tensor in self._model.graph.initializer if 0 in tensor.dims}
+        for value in self._model.graph.input:
+            if value.name in empty or (value.name in self._stored and 0 in _shape(value)):
+                raise Unfit(f"adapters may give its {value.name}")
 
     def _require_independent_rows(self) -> None:
         """What one row computes must not depend on how long or how large the others are."""

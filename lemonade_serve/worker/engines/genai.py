@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime_genai as og
 
-from lemonade_serve.protocol.messages import Load, ResolvedParams
+from lemonade_serve.protocol.messages import Adapter, Load, ResolvedParams
+from lemonade_serve.worker.engines.adapters import Adapters
 from lemonade_serve.worker.engines.base import (
     Admitted,
     Broken,
@@ -39,10 +40,12 @@ where there is room: the next turn of the same chat is longer, and should fit.""
 
 @dataclass(kw_only=True)
 class _Cache:
-    """A Generator, and the tokens whose keys and values it holds."""
+    """A Generator, and the tokens whose keys and values it holds. Its adapter, or that it has none,
+    is for good: what it knows is of no use with another one."""
 
     generator: og.Generator
     capacity: int
+    adapter: Adapter | None
     tokens: list[int] = field(default_factory=list)
 
 
@@ -52,6 +55,7 @@ class _Running:
     prompt: list[int]
     needed: int
     scored: int | None
+    adapter: Adapter | None
     cache: _Cache | None = None
     """None until it is its turn."""
     pending: list[int] = field(default_factory=list)
@@ -69,10 +73,12 @@ class GenaiEngine:
 
     At most `sequence_slots` sequences run at once, in turn. A prompt is read
     `prefill_chunk_tokens` at a time, between other sequences' tokens, and for each sequence of a
-    group again. Raises what onnxruntime-genai does when it cannot load the checkpoint.
+    group again. An adapter is loaded when the first sequence that is computed with it begins.
+    Raises what onnxruntime-genai does when it cannot load the checkpoint.
     """
 
     name = "onnxruntime-genai"
+    takes_adapters = True
 
     def __init__(self, load: Load, *, context_length: int) -> None:
         self._context_length = context_length
@@ -82,6 +88,7 @@ class GenaiEngine:
         self._running: deque[_Running] = deque()
         self._kept: list[_Cache] = []  # least recently used first
         self._model = _model(load)
+        self._adapters = Adapters(self._model, load.max_adapter_bytes, self._try)
         self._sampler = self._warm_up()
         token_bytes = read_config(Path(load.path)).decoder.token_bytes
         self.kv_cache_bytes = load.kv_cache_tokens * token_bytes
@@ -97,6 +104,9 @@ class GenaiEngine:
     def fits(self, group: Group) -> bool:
         count = len(group.sequences)
         free = self.kv_cache_tokens - self.kv_tokens
+        adapters = self._used() | ({group.adapter} if group.adapter else set())
+        if not self._adapters.fit(adapters):
+            return False
         return len(self._running) + count <= self.sequence_slots and count * group.tokens <= free
 
     def start(self, group: Group) -> None:
@@ -106,6 +116,7 @@ class GenaiEngine:
                 prompt=list(group.prompt),
                 needed=group.tokens,
                 scored=group.scored,
+                adapter=group.adapter,
             )
             self._running.append(running)
 
@@ -157,13 +168,24 @@ class GenaiEngine:
         return Step([Scored(running.sequence.id, draw)])
 
     def _admit(self, running: _Running) -> Step:
-        """Find it a cache; the next step of its will read."""
+        """Find it its adapter and a cache; the next step of its will read."""
+        if running.adapter:
+            self._load(running.adapter)
         running.cache = self._take(running) or self._make(running)
         known = len(running.cache.tokens)
         running.pending = running.prompt[known:]
         if running.sequence.id.nth:  # the first one of its group speaks for all
             return Step([])
         return Step([Admitted(running.sequence.id, known)])
+
+    def _used(self) -> set[Adapter]:
+        return {running.adapter for running in self._running if running.adapter}
+
+    def _load(self, adapter: Adapter) -> None:
+        for going in self._adapters.surplus(adapter, self._used()):
+            self._kept = [cache for cache in self._kept if cache.adapter != going]
+            self._adapters.unload(going)
+        self._adapters.load(adapter)
 
     def _take(self, running: _Running) -> _Cache | None:
         """A kept cache that is large enough, rewound to the prefix it shares with the prompt.
@@ -172,7 +194,11 @@ class GenaiEngine:
         recently used of them is taken, for its memory, only when there is no room for another.
         """
         prompt, free = running.prompt, self._free(running)
-        fitting = [cache for cache in self._kept if running.needed <= cache.capacity <= free]
+        fitting = [
+            cache
+            for cache in self._kept
+            if cache.adapter == running.adapter and running.needed <= cache.capacity <= free
+        ]
         shared = [common_prefix(cache.tokens, prompt) for cache in fitting]
         use = [n if 2 * n >= len(c.tokens) else 0 for n, c in zip(shared, fitting, strict=True)]
         best = max(range(len(use)), key=use.__getitem__, default=None)
@@ -195,7 +221,8 @@ class GenaiEngine:
         kept = sum(cache.capacity for cache in self._kept)
         capacity = max(running.needed, min(roomy, self._context_length, free - kept))
         self._shrink(free - capacity)
-        return _Cache(generator=self._generator(capacity), capacity=capacity)
+        generator = self._generator(capacity, running.adapter)
+        return _Cache(generator=generator, capacity=capacity, adapter=running.adapter)
 
     def _free(self, running: _Running) -> int:
         """Tokens of the KV cache that nobody else who runs has."""
@@ -206,16 +233,23 @@ class GenaiEngine:
         while self._kept and sum(cache.capacity for cache in self._kept) > tokens:
             del self._kept[0]
 
-    def _generator(self, capacity: int) -> og.Generator:
+    def _generator(self, capacity: int, adapter: Adapter | None) -> og.Generator:
         params = og.GeneratorParams(self._model)
         params.set_search_options(max_length=capacity, batch_size=1)
-        return og.Generator(self._model, params)
+        generator = og.Generator(self._model, params)
+        if adapter:
+            self._adapters.activate(adapter, generator)
+        return generator
+
+    def _try(self, adapter: Adapter | None = None) -> Logits:
+        """A step of the model."""
+        generator = self._generator(2, adapter)
+        generator.append_tokens([0])
+        return _last(generator)
 
     def _warm_up(self) -> Sampler:
         """A step of the model and a draw, before anyone waits for them."""
-        generator = self._generator(2)
-        generator.append_tokens([0])
-        logits = _last(generator)
+        logits = self._try()
         sampler = Sampler(logits.shape[-1])
         sampler.sample(logits, [Drawing(ResolvedParams(), [0], frozenset())])
         return sampler

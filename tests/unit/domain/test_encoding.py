@@ -135,7 +135,7 @@ async def test_without_a_name_the_model_used_last_that_is_made_for_it_is_meant()
     await house.encode("a")
     await house.encode("a", model="ranker", task=Task.RERANK)
     assert (await house.begin("a", model=None)).model == "embedder"
-    info, _ = await house.locator.locate(Placement())
+    info, *_ = await house.locator.locate(Placement())
     assert info.task is not Task.GENERATION
 
 
@@ -229,11 +229,11 @@ async def test_an_encoder_goes_where_the_cpus_provider_is_unless_a_device_is_nam
         Device.CPU: DeviceBudget(execution_provider="cpu", **room),
     }
     house = House(budgets=budgets)
-    _, where = await house.locator.locate(Placement(model="embedder"))
+    _, where, _ = await house.locator.locate(Placement(model="embedder"))
     assert where == [Device.CPU]
-    _, where = await house.locator.locate(Placement(model="embedder", device="npu"))
+    _, where, _ = await house.locator.locate(Placement(model="embedder", device="npu"))
     assert list(where) == [Device.NPU]
-    _, where = await house.locator.locate(Placement(model="small"))
+    _, where, _ = await house.locator.locate(Placement(model="small"))
     assert list(where) == [Device.NPU, Device.CPU]
 
 

@@ -177,13 +177,13 @@ async def test_what_cannot_be_preloaded_keeps_nothing_else_from_it() -> None:
 async def test_the_model_left_out_means_the_one_used_last() -> None:
     house = House(default_model="small")
     await house.load("large")
-    info, where = await house.locator.locate(Placement())
+    info, where, _ = await house.locator.locate(Placement())
     assert (info.name, where) == ("large", [Device.NPU])
 
 
 @asynchronous
 async def test_the_model_left_out_means_the_default_one_when_none_is_resident() -> None:
-    info, where = await House(default_model="large").locator.locate(Placement())
+    info, where, _ = await House(default_model="large").locator.locate(Placement())
     assert (info.name, where) == ("large", [Device.NPU, Device.CPU])
 
 
@@ -194,7 +194,7 @@ async def test_a_model_that_is_leaving_is_not_the_one_used_last() -> None:
     await lease.worker()
     unloading = asyncio.create_task(house.residents.unload())
     await until(lambda: house.residents.slots()[0].state is SlotState.DRAINING)
-    info, _ = await house.locator.locate(Placement())
+    info, *_ = await house.locator.locate(Placement())
     assert info.name == "small"
     lease.release()
     await unloading
@@ -211,9 +211,9 @@ async def test_no_model_at_all_is_refused() -> None:
 async def test_a_resident_checkpoint_serves_who_names_no_dtype() -> None:
     house = House()
     await house.residents.load(Placement(model="small", dtype="fp32", device="cpu"))
-    info, where = await house.locator.locate(Placement(model="small"))
+    info, where, _ = await house.locator.locate(Placement(model="small"))
     assert (info.dtype, where) == ("fp32", [Device.CPU])
-    elsewhere, where = await house.locator.locate(Placement(model="small", device="npu"))
+    elsewhere, where, _ = await house.locator.locate(Placement(model="small", device="npu"))
     assert (elsewhere.dtype, where) == ("int4", (Device.NPU,))
 
 

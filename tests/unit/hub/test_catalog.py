@@ -277,6 +277,14 @@ class TestStaging:
             raise RuntimeError
         assert entries(root) == []
 
+    def test_a_cache_that_cannot_be_written_to_says_so(
+        self, catalog: DiskCatalog, root: Path
+    ) -> None:
+        root.write_text("it is a file")
+        refused = pytest.raises(errors.JobFailed, match=f"cannot make anything in {root}")
+        with refused, catalog.staging():
+            pass
+
     def test_what_is_not_published_is_not_kept(self, catalog: DiskCatalog, root: Path) -> None:
         with catalog.staging() as staged:
             (staged / "half").write_text("x")

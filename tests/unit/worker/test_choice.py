@@ -254,6 +254,16 @@ def test_an_input_with_a_value_of_its_own_need_not_be_fed(examined: Callable[...
     taken(examined(change=add))
 
 
+@pytest.mark.parametrize("shape", [[2048, "rank"], [2048, None]])
+def test_one_that_adapters_may_give_makes_it_no_graph_for_batches(
+    examined: Callable[..., Choice], shape: list[int | str | None]
+) -> None:
+    def add(graph: GraphProto) -> None:
+        graph.input.append(helper.make_tensor_value_info("cos_cache", TensorProto.FLOAT, shape))
+
+    assert refused(examined(change=add)) == "adapters may give its cos_cache"
+
+
 def test_names_are_those_of_the_configuration(examined: Callable[..., Choice]) -> None:
     names = {
         "input_ids": "ids",

@@ -7,10 +7,12 @@ import queue
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import msgspec
 import pytest
 
 from lemonade_serve import errors
 from lemonade_serve.protocol.messages import (
+    Adapter,
     Cancel,
     ChatPrompt,
     Command,
@@ -257,6 +259,15 @@ def test_each_request_has_its_own_parameters_and_text(talk: Callable[..., Conver
     assert (text(of(1, events)), text(of(2, events))) == ("ab", "abc")
     ends = [event.reason for event in events if isinstance(event, Finished)]
     assert ends == [FinishReason.LENGTH, FinishReason.STOP]
+
+
+def test_an_engine_that_takes_no_adapters_gets_none(talk: Callable[..., Conversation]) -> None:
+    command = generate(1)
+    adapted = msgspec.structs.replace(command.work, adapter=Adapter("pirate", "/pirate", 1, 0))
+    (event,) = talk().run(Generate(1, adapted))
+    assert isinstance(event, Failed)
+    assert event.code == errors.ModelLoadError.code
+    assert event.message.startswith("pirate is of no use to this model")
 
 
 def test_a_request_that_ended_leaves_the_engine(talk: Callable[..., Conversation]) -> None:
