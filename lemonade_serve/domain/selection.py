@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 
 import msgspec
 
+from lemonade_serve.domain import exports
 from lemonade_serve.domain.checkpoint import AUTO, DTYPES
 from lemonade_serve.errors import DeviceUnavailable, InvalidRequest, UnsupportedModel
 from lemonade_serve.protocol.jobs import Repository, RepositoryFile
@@ -87,7 +88,7 @@ _LEFT_OUT = (
 
 
 def select(repository: Repository, wanted: Wanted) -> Selection:
-    """The variant for a device and a dtype, or the GGUF file.
+    """The variant for a device and a dtype, an encoder's graph, or the GGUF file.
 
     Raises UnsupportedModel for what cannot be served, DeviceUnavailable for a device or a dtype
     that it is not there for, InvalidRequest for patterns that nothing matches; with what there is.
@@ -102,6 +103,9 @@ def select(repository: Repository, wanted: Wanted) -> Selection:
     folders = _variants(files)
     if folders:
         return _select_variant(repository, files, folders, wanted)
+    if exports.encodes(repository) and (graphs := exports.graphs(files)):
+        graph = exports.choose(repository.name, graphs, wanted.dtype)
+        return Selection(kind=Kind.ONNX, files=exports.files_of(repository, graph))
     ggufs = [f for f in files if f.path.endswith(".gguf") and not _NOT_A_MODEL.search(f.path)]
     if ggufs:
         return _select_gguf(repository.name, ggufs, wanted.dtype)
@@ -230,7 +234,10 @@ def _why_not(files: Sequence[RepositoryFile]) -> str:
             f"GGUF files, or ONNX files with a {CONFIG}"
         )
     if any(name.endswith(".onnx") for name in names):
-        return f"its ONNX files come without the {CONFIG} of ONNX Runtime GenAI"
+        return (
+            f"its ONNX files come without the {CONFIG} of ONNX Runtime GenAI, and an encoder would "
+            f"generate nothing and have a {exports.TOKENIZER} and a {exports.CONFIG}"
+        )
     return f"it has neither a {CONFIG} nor a GGUF file, but {_some(names) or 'nothing'}"
 
 

@@ -190,6 +190,8 @@ class DiskCatalog:
 
 
 def _stored_dtype(path: Path) -> str:
+    if not (path / _CONFIG).exists():
+        return encoders.describe(path).dtype
     config = msgspec.json.decode((path / _CONFIG).read_bytes(), type=_Config)
     return stored_dtype(path / config.model.decoder.filename)
 
@@ -205,8 +207,7 @@ def _describe_encoder(path: Path, root: Path, modified_ns: int) -> CheckpointInf
         described = encoders.describe(path)
     except errors.ModelLoadError as error:
         raise errors.ModelLoadError(f"{path}: {error.message}") from error
-    graph, origin = path / described.encoder.graph, provenance.read(path)
-    size = sum(file.stat().st_size for file in graph.parent.glob(f"{graph.name}*"))
+    size, origin = described.bytes, provenance.read(path)
     return CheckpointInfo(
         name=name,
         path=path,

@@ -35,13 +35,15 @@ class RepositoryFile(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Repository(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """What a repository holds at a commit."""
+    """What a repository holds at a commit. `architectures` are what its `config.json`
+    names, as far as the hub knows them."""
 
     name: str
     revision: str
     commit: str
     files: tuple[RepositoryFile, ...]
     license: str | None = None
+    architectures: tuple[str, ...] = ()
 
 
 class FetchFiles(msgspec.Struct, frozen=True, tag=True, array_like=True):
