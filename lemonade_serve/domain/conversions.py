@@ -1,0 +1,114 @@
+"""Making a checkpoint of a model as the hub has it, and what of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from lemonade_serve.domain.checkpoint import AUTO, check_name
+from lemonade_serve.domain.ports import CheckpointShelf, Converter
+from lemonade_serve.errors import DeviceUnavailable, JobFailed, UnsupportedModel
+from lemonade_serve.protocol.jobs import ConvertModel, JobDone, Recipe
+
+_MADE: Mapping[str, tuple[str, ...]] = {
+    "cpu": ("int4", "int8", "fp32"),
+    "webgpu": ("int4", "int8", "fp16"),
+    "cuda": ("int4", "int8", "fp16", "bf16", "fp32"),
+    "dml": ("int4", "fp16"),
+}
+"""What the model builder makes for an execution provider; the first one is `auto`."""
+
+_NEAREST = "default"
+"""At 8 bit no way of rounding is nearer than this one, and it is the fastest."""
+
+Progress = Callable[[str, float], None]
+
+
+class ConversionTerms(msgspec.Struct, frozen=True, kw_only=True):
+    """Of every conversion: see `Recipe` and `ConvertModel`. `python` is whose the exporter is, for
+    a message."""
+
+    algorithm: str
+    block_size: int
+    threads: int
+    memory_limit: int
+    keep_free: int
+    max_perplexity_ratio: float
+    python: str
+
+
+class Conversions:
+    """Converts models, where there is an exporter."""
+
+    def __init__(self, converter: Converter, terms: ConversionTerms) -> None:
+        self._converter = converter
+        self._terms = terms
+
+    async def require(self) -> None:
+        """Raises UnsupportedModel, with what to do, where nothing can be converted."""
+        try:
+            missing = (await self._converter.exporter()).missing
+            why = f"it has no {', '.join(missing)}" if missing else ""
+        except JobFailed as error:
+            why = error.message
+        if why:
+            raise UnsupportedModel(
+                f"safetensors have to be converted, and {self._terms.python} cannot: {why}. Make "
+                "an environment with the extra `export`, and set convert.python to its python "
+                "(docs/convert.md)"
+            )
+
+    def recipe(self, dtype: str, providers: Sequence[str]) -> Recipe:
+        """For the first of the execution providers that anything can be made for. Raises
+        DeviceUnavailable."""
+        provider = next((one for one in providers if one in _MADE), None)
+        if provider is None:
+            raise DeviceUnavailable(
+                f"nothing can be made for {', '.join(providers)}: the model builder knows "
+                f"{', '.join(_MADE)}",
+                param="device",
+            )
+        made = _MADE[provider]
+        if dtype not in (AUTO, *made):
+            raise DeviceUnavailable(
+                f"the model builder makes no {dtype} for {provider}, but {', '.join(made)}",
+                param="dtype",
+            )
+        dtype = made[0] if dtype == AUTO else dtype
+        algorithm = self._terms.algorithm if dtype == "int4" else _NEAREST
+        return Recipe(dtype, provider, algorithm, self._terms.block_size)
+
+    async def make(self, source: Path, into: Path, recipe: Recipe, progress: Progress) -> JobDone:
+        """In the empty directory `into`. Raises as the Converter does."""
+        terms = self._terms
+        job = ConvertModel(
+            str(source),
+            str(into),
+            recipe,
+            threads=terms.threads,
+            memory_limit=terms.memory_limit,
+            keep_free=terms.keep_free,
+            max_perplexity_ratio=terms.max_perplexity_ratio,
+        )
+        return await self._converter.convert(job, progress)
+
+
+async def convert_directory(
+    source: Path,
+    name: str | None,
+    recipe: Recipe,
+    *,
+    conversions: Conversions,
+    shelf: CheckpointShelf,
+    progress: Progress,
+) -> Path:
+    """Convert a model as `name`, or as its directory is called; returns the new checkpoint's
+    directory. Raises as `Conversions` does, and InvalidRequest; leaves nothing then."""
+    if name is not None:
+        check_name(name)
+    await conversions.require()
+    with shelf.staging() as staged:
+        done = await conversions.make(source, staged, recipe, progress)
+        return shelf.publish(staged, name or done.name, done.dtype)
