@@ -249,6 +249,7 @@ def create_puller(settings: Settings, catalog: DiskCatalog, providers: Sequence[
         create_job_runner(settings, timeout_s=hub.timeout_s),
         create_job_runner(settings),
         Shelves(catalog, catalog),
+        create_conversions(settings),
         terms=FetchTerms(
             at_once=hub.files_at_once,
             keep_free=hub.min_free_bytes,

@@ -13,6 +13,7 @@ from typing import Any, ParamSpec
 
 from lemonade_serve import errors
 from lemonade_serve.domain.checkpoint import CheckpointInfo, choose_dtype
+from lemonade_serve.domain.conversions import Conversions, ConversionTerms
 from lemonade_serve.domain.device import Device, DeviceBudget
 from lemonade_serve.domain.events import Event
 from lemonade_serve.domain.generation import CompletionRequest, Generation
@@ -21,6 +22,7 @@ from lemonade_serve.domain.ports import Deliver, DeliverEncoded, Pin
 from lemonade_serve.domain.residency.policy import Bounds
 from lemonade_serve.domain.residency.pool import Lease, Pool
 from lemonade_serve.domain.residency.slot import Key
+from lemonade_serve.protocol.jobs import ConvertModel, Exporter, ImportGguf, JobDone
 from lemonade_serve.protocol.messages import (
     Begun,
     Echo,
@@ -29,8 +31,6 @@ from lemonade_serve.protocol.messages import (
     Encoding,
     Finished,
     FinishReason,
-    ImportGguf,
-    JobDone,
     Logprob,
     Prompt,
     Queued,
@@ -310,6 +310,39 @@ class FakeJobRunner:
         if self._failure:
             raise self._failure
         return JobDone(self._name, self._dtype)
+
+
+class FakeConverter(FakeJobRunner):
+    """A `Converter` that makes what a FakeJobRunner does; it lacks what is `missing`."""
+
+    def __init__(self, *missing: str, **told: Any) -> None:
+        super().__init__(**told)
+        self._missing = missing
+        self.conversions: list[ConvertModel] = []
+
+    async def exporter(self) -> Exporter:
+        return Exporter((), self._missing)
+
+    async def convert(self, job: ConvertModel, progress: Callable[[str, float], None]) -> JobDone:
+        self.conversions.append(job)
+        await self.run(ImportGguf(job.source, job.into, job.recipe.dtype), progress)
+        return JobDone(Path(job.source).name, job.recipe.dtype)
+
+
+CONVERSION_TERMS = ConversionTerms(
+    algorithm="k_quant",
+    block_size=32,
+    threads=1,
+    memory_limit=1 << 30,
+    keep_free=7,
+    max_perplexity_ratio=2.0,
+    python="/its/python",
+)
+
+
+def conversions(converter: FakeConverter | None = None) -> Conversions:
+    """By default there is nothing to convert with."""
+    return Conversions(converter or FakeConverter("torch"), CONVERSION_TERMS)
 
 
 def checkpoint(name: str = "small", dtype: str = "int4", **fields: Any) -> CheckpointInfo:
