@@ -28,7 +28,7 @@ from lemonade_serve.domain.catalogue import Catalogue
 from lemonade_serve.domain.clients import ClientParams
 from lemonade_serve.domain.completion import CompletionService
 from lemonade_serve.domain.conversations import Conversations
-from lemonade_serve.domain.conversions import Conversions, ConversionTerms
+from lemonade_serve.domain.conversions import Conversions, ConversionTerms, Workshops
 from lemonade_serve.domain.encoding import EncodingService
 from lemonade_serve.domain.fetcher import Fetcher, FetchTerms, Shelves
 from lemonade_serve.domain.orders import order
@@ -225,10 +225,17 @@ def create_job_runner(
     )
 
 
-def create_conversions(settings: Settings) -> Conversions:
-    """What makes checkpoints of safetensors, in the environment that the settings name."""
+def create_workshops(settings: Settings) -> Workshops:
+    """What makes checkpoints of safetensors, in the environments that the settings name."""
+    return Workshops(
+        _create_conversions(settings, settings.convert.python, encoders=False),
+        _create_conversions(settings, settings.convert.encoder_python, encoders=True),
+    )
+
+
+def _create_conversions(settings: Settings, python: str | None, *, encoders: bool) -> Conversions:
     convert = settings.convert
-    python = str(Path(convert.python).expanduser()) if convert.python else None
+    python = str(Path(python).expanduser()) if python else None
     runner = create_job_runner(settings, timeout_s=convert.timeout_s, python=python)
     terms = ConversionTerms(
         algorithm=convert.algorithm,
@@ -237,7 +244,10 @@ def create_conversions(settings: Settings) -> Conversions:
         memory_limit=memory_bytes(convert.memory_limit) or read_memory().usable_bytes * 4 // 5,
         keep_free=settings.hub.min_free_bytes,
         max_perplexity_ratio=convert.max_perplexity_ratio,
+        min_cosine=convert.min_cosine,
+        max_score_error=convert.max_score_error,
         python=python or sys.executable,
+        encoders=encoders,
     )
     return Conversions(runner, terms)
 
@@ -249,7 +259,7 @@ def create_puller(settings: Settings, catalog: DiskCatalog, providers: Sequence[
         create_job_runner(settings, timeout_s=hub.timeout_s),
         create_job_runner(settings),
         Shelves(catalog, catalog),
-        create_conversions(settings),
+        create_workshops(settings),
         terms=FetchTerms(
             at_once=hub.files_at_once,
             keep_free=hub.min_free_bytes,

@@ -11,9 +11,11 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec
 
+import msgspec
+
 from lemonade_serve import errors
 from lemonade_serve.domain.checkpoint import CheckpointInfo, choose_dtype
-from lemonade_serve.domain.conversions import Conversions, ConversionTerms
+from lemonade_serve.domain.conversions import Conversions, ConversionTerms, Workshops
 from lemonade_serve.domain.device import Device, DeviceBudget
 from lemonade_serve.domain.events import Event
 from lemonade_serve.domain.generation import CompletionRequest, Generation
@@ -320,7 +322,7 @@ class FakeConverter(FakeJobRunner):
         self._missing = missing
         self.conversions: list[ConvertModel] = []
 
-    async def exporter(self) -> Exporter:
+    async def exporter(self, *, encoders: bool) -> Exporter:
         return Exporter((), self._missing)
 
     async def convert(self, job: ConvertModel, progress: Callable[[str, float], None]) -> JobDone:
@@ -336,13 +338,20 @@ CONVERSION_TERMS = ConversionTerms(
     memory_limit=1 << 30,
     keep_free=7,
     max_perplexity_ratio=2.0,
+    min_cosine=0.9,
+    max_score_error=0.1,
     python="/its/python",
 )
 
 
-def conversions(converter: FakeConverter | None = None) -> Conversions:
+def conversions(converter: FakeConverter | None = None, *, encoders: bool = False) -> Conversions:
     """By default there is nothing to convert with."""
-    return Conversions(converter or FakeConverter("torch"), CONVERSION_TERMS)
+    terms = msgspec.structs.replace(CONVERSION_TERMS, encoders=encoders)
+    return Conversions(converter or FakeConverter("torch"), terms)
+
+
+def workshops(converter: FakeConverter | None = None) -> Workshops:
+    return Workshops(conversions(converter), conversions(converter, encoders=True))
 
 
 def checkpoint(name: str = "small", dtype: str = "int4", **fields: Any) -> CheckpointInfo:

@@ -10,14 +10,14 @@ from typing import Any
 import click
 import msgspec
 
-from lemonade_serve.app import create_catalog, create_conversions
+from lemonade_serve.app import create_catalog, create_workshops
 from lemonade_serve.cli import options
 from lemonade_serve.cli.bar import progress_bar
 from lemonade_serve.devices.budgets import execution_providers
 from lemonade_serve.devices.providers import short
 from lemonade_serve.domain.conversions import convert_directory
 from lemonade_serve.errors import DeviceUnavailable
-from lemonade_serve.hub import provenance
+from lemonade_serve.hub import encoders, provenance
 from lemonade_serve.settings import Settings, load_settings
 
 
@@ -31,7 +31,8 @@ from lemonade_serve.settings import Settings, load_settings
     default="auto",
     show_default=True,
     type=click.Choice(["auto", "int4", "int8", "fp16", "bf16", "fp32"]),
-    help="What the matrices are to be. auto: int4. fp16 and bf16 are for GPUs.",
+    help="What the matrices are to be. auto: int4, of encoders fp32. bf16, and but for encoders "
+    "fp16, are for GPUs.",
 )
 @click.option(
     "--device",
@@ -76,11 +77,12 @@ def convert(  # noqa: PLR0913, one for each option
     model, made_as = str(path.parent.relative_to(settings.cache_path.resolve())), path.name
     if as_json:
         told = {"model": model, "dtype": made_as, "path": str(path)}
-        click.echo(json.dumps({**told, "check": msgspec.to_builtins(found and found.check)}))
+        check = found and (found.check or found.closeness)
+        click.echo(json.dumps({**told, "check": msgspec.to_builtins(check)}))
     else:
         click.echo(f"Converted to {made_as}: {path}")
         if found:
-            click.echo(f"Checked: {found.check}")
+            click.echo(f"Checked: {found.found}")
 
 
 async def _convert(
@@ -92,7 +94,8 @@ async def _convert(
         if not provider:
             raise DeviceUnavailable(f"no {device} is offered: set devices.{device}")
         providers = (short(provider),)
-    conversions = create_conversions(settings)
+    workshops = create_workshops(settings)
+    conversions = workshops.encoders if encoders.weighs(source) else workshops.decoders
     recipe = conversions.recipe(dtype, providers)
     with progress_bar() as progress:
         return await convert_directory(

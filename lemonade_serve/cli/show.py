@@ -95,6 +95,6 @@ def _lines(info: CheckpointInfo, origin: Provenance) -> Iterator[tuple[str, str]
         rounded = f", {made.recipe.algorithm}, blocks of {made.recipe.block_size}"
         how = rounded if made.recipe.algorithm else ""
         yield "matrices", f"{made.recipe.dtype} for {made.recipe.execution_provider}{how}"
-        yield "checked", str(made.check)
+        yield "checked", made.found
     if origin.lossless is not None:
         yield "matrices", f"{origin.lossless} exact, {origin.requantised or 0} rounded to 8 bit"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -19,6 +20,8 @@ _MADE: Mapping[str, tuple[str, ...]] = {
     "dml": ("int4", "fp16"),
 }
 """What the model builder makes for an execution provider; the first one is `auto`."""
+_MADE_TO_ENCODE: Mapping[str, tuple[str, ...]] = {"cpu": ("fp32", "int8", "fp16")}
+"""As `_MADE`, of encoders: they are small, and what compares vectors wants them exact."""
 
 _NEAREST = "default"
 """At 8 bit no way of rounding is nearer than this one, and it is the fastest."""
@@ -27,8 +30,8 @@ Progress = Callable[[str, float], None]
 
 
 class ConversionTerms(msgspec.Struct, frozen=True, kw_only=True):
-    """Of every conversion: see `Recipe` and `ConvertModel`. `python` is whose the exporter is, for
-    a message."""
+    """Of every conversion of models that generate, or of encoders: see `Recipe` and `ConvertModel`.
+    `python` is whose the exporter is, for a message."""
 
     algorithm: str
     block_size: int
@@ -36,11 +39,14 @@ class ConversionTerms(msgspec.Struct, frozen=True, kw_only=True):
     memory_limit: int
     keep_free: int
     max_perplexity_ratio: float
+    min_cosine: float
+    max_score_error: float
     python: str
+    encoders: bool = False
 
 
 class Conversions:
-    """Converts models, where there is an exporter."""
+    """Converts models of one kind, where there is an exporter."""
 
     def __init__(self, converter: Converter, terms: ConversionTerms) -> None:
         self._converter = converter
@@ -49,32 +55,35 @@ class Conversions:
     async def require(self) -> None:
         """Raises UnsupportedModel, with what to do, where nothing can be converted."""
         try:
-            missing = (await self._converter.exporter()).missing
+            missing = (await self._converter.exporter(encoders=self._terms.encoders)).missing
             why = f"it has no {', '.join(missing)}" if missing else ""
         except JobFailed as error:
             why = error.message
         if why:
+            what, setting = "with the extra `export`", "convert.python"
+            if self._terms.encoders:
+                what, setting = "of deploy/encoders/requirements.txt", "convert.encoder_python"
             raise UnsupportedModel(
                 f"safetensors have to be converted, and {self._terms.python} cannot: {why}. Make "
-                "an environment with the extra `export`, and set convert.python to its python "
-                "(docs/convert.md)"
+                f"an environment {what}, and set {setting} to its python (docs/convert.md)"
             )
 
     def recipe(self, dtype: str, providers: Sequence[str]) -> Recipe:
         """For the first of the execution providers that anything can be made for. Raises
         DeviceUnavailable."""
-        provider = next((one for one in providers if one in _MADE), None)
+        known, who = _MADE, "the model builder"
+        if self._terms.encoders:
+            known, who = _MADE_TO_ENCODE, "optimum"
+        provider = next((one for one in providers if one in known), None)
         if provider is None:
             raise DeviceUnavailable(
-                f"nothing can be made for {', '.join(providers)}: the model builder knows "
-                f"{', '.join(_MADE)}",
+                f"nothing can be made for {', '.join(providers)}: {who} knows {', '.join(known)}",
                 param="device",
             )
-        made = _MADE[provider]
+        made = known[provider]
         if dtype not in (AUTO, *made):
             raise DeviceUnavailable(
-                f"the model builder makes no {dtype} for {provider}, but {', '.join(made)}",
-                param="dtype",
+                f"{who} makes no {dtype} for {provider}, but {', '.join(made)}", param="dtype"
             )
         dtype = made[0] if dtype == AUTO else dtype
         algorithm = self._terms.algorithm if dtype == "int4" else _NEAREST
@@ -91,8 +100,18 @@ class Conversions:
             memory_limit=terms.memory_limit,
             keep_free=terms.keep_free,
             max_perplexity_ratio=terms.max_perplexity_ratio,
+            encoder=terms.encoders,
+            min_cosine=terms.min_cosine,
+            max_score_error=terms.max_score_error,
         )
         return await self._converter.convert(job, progress)
+
+
+class Workshops(NamedTuple):
+    """Who converts what generates, and who encoders: libraries that cannot be beside each other."""
+
+    decoders: Conversions
+    encoders: Conversions
 
 
 async def convert_directory(

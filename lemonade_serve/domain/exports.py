@@ -15,6 +15,7 @@ from lemonade_serve.protocol.jobs import Repository, RepositoryFile
 
 GENERATING = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForSpeechSeq2Seq")
 """How the architectures end that are no encoders."""
+_ENCODING = ("Model", "ForMaskedLM", "ForSequenceClassification")
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
 MODULES = "modules.json"
@@ -33,7 +34,7 @@ _GRAPHS: Mapping[str, Sequence[str]] = {
 """The preferred one first: of float32 the graph as it was exported, since ONNX Runtime optimises it
 when it loads it; of 8 bits those that are exact on any processor before those that overflow where
 one lacks an instruction."""
-_DESCRIBING = (
+DESCRIBING = (
     *(CONFIG, TOKENIZER, MODULES, "tokenizer_config.json", "special_tokens_map.json", "LICENSE*"),
     *("sentence_bert_config.json", "config_sentence_transformers.json", "[0-9]*_*/config.json"),
 )
@@ -47,6 +48,19 @@ def encodes(repository: Repository) -> bool:
         return False
     generates = any(one.endswith(GENERATING) for one in repository.architectures)
     return MODULES in names or not generates
+
+
+def exportable(repository: Repository) -> bool:
+    """Whether its weights are an encoder's, for all that is known."""
+    return is_encoder(
+        repository.architectures, modules=any(f.path == MODULES for f in repository.files)
+    )
+
+
+def is_encoder(architectures: Iterable[str], *, modules: bool) -> bool:
+    """Whether a network is one: sentence-transformers made it one, with its `modules`, or its
+    `config.json` says so."""
+    return modules or any(one.endswith(_ENCODING) for one in architectures)
 
 
 def graphs(files: Iterable[RepositoryFile]) -> list[RepositoryFile]:
@@ -82,7 +96,7 @@ def files_of(repository: Repository, graph: RepositoryFile) -> tuple[RepositoryF
     return tuple(
         file
         for file in repository.files
-        if any(fnmatchcase(file.path, pattern) for pattern in _DESCRIBING)
+        if any(fnmatchcase(file.path, pattern) for pattern in DESCRIBING)
         or _belongs(file.path, graph.path)
     )
 

@@ -11,7 +11,7 @@ import msgspec
 
 from lemonade_serve import errors
 from lemonade_serve.domain.checkpoint import AUTO, CheckpointInfo
-from lemonade_serve.domain.conversions import Conversions
+from lemonade_serve.domain.conversions import Workshops
 from lemonade_serve.domain.orders import Order
 from lemonade_serve.domain.ports import CheckpointCatalog, CheckpointShelf, Hub, JobRunner
 from lemonade_serve.domain.provenance import Source, SourceFile
@@ -68,7 +68,7 @@ class Fetcher:
         hub: Hub,
         jobs: JobRunner,
         shelves: Shelves,
-        conversions: Conversions,
+        workshops: Workshops,
         *,
         terms: FetchTerms,
         wall: Callable[[], float],
@@ -77,7 +77,7 @@ class Fetcher:
         self._jobs = jobs
         self._shelf = shelves.shelf
         self._catalog = shelves.catalog
-        self._conversions = conversions
+        self._workshops = workshops
         self._terms = terms
         self._wall = wall
 
@@ -144,13 +144,15 @@ class Fetcher:
                 job = ImportGguf(fetched.paths[0], str(staged), order.dtype)
                 await self._jobs.run(job, _part(progress, _IMPORT_BEGINS, 1.0))
                 return fetched, "imported from a GGUF file"
-            case Kind.SAFETENSORS:
-                recipe = self._conversions.recipe(order.dtype, self._terms.providers)
-                await self._conversions.require()  # or it would be fetched for nothing
+            case Kind.SAFETENSORS | Kind.ENCODER:
+                encodes = selection.kind is Kind.ENCODER
+                workshop = self._workshops.encoders if encodes else self._workshops.decoders
+                recipe = workshop.recipe(order.dtype, self._terms.providers)
+                await workshop.require()  # or it would be fetched for nothing
                 fetched = await fetch("", _CONVERSION_BEGINS)
                 source = Path(fetched.paths[0]).parent  # of the configuration: all are beside it
                 rest = _part(progress, _CONVERSION_BEGINS, 1.0)
-                await self._conversions.make(source, staged, recipe, rest)
+                await workshop.make(source, staged, recipe, rest)
                 return fetched, "converted from safetensors"
 
     def _fetch(

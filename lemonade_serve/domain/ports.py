@@ -203,8 +203,8 @@ class JobRunner(Protocol):
 class Converter(Protocol):
     """Makes checkpoints out of models as the hub has them, where there is what it takes."""
 
-    async def exporter(self) -> Exporter:
-        """What there is. Raises JobFailed."""
+    async def exporter(self, *, encoders: bool) -> Exporter:
+        """What there is, for encoders or for what generates. Raises JobFailed."""
 
     async def convert(self, job: ConvertModel, progress: Callable[[str, float], None]) -> JobDone:
         """Raises UnsupportedModel, DiskFull, JobFailed. Cancelled, it leaves no process."""

@@ -52,6 +52,17 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class Closeness(msgspec.Struct, frozen=True, kw_only=True):
+    """How near an encoder was found to be to what it was made of, over some texts: `error` is 1
+    less the cosine of the two vectors that are furthest apart, or the difference of such scores."""
+
+    texts: int
+    error: float
+
+    def __str__(self) -> str:
+        return f"at most {self.error:.1e} off the source, of {self.texts} texts"
+
+
 class MadeBy(msgspec.Struct, frozen=True, kw_only=True):
     """How it was converted; `algorithm` and `block_size` only where matrices were rounded."""
 
@@ -69,7 +80,13 @@ class Conversion(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     architecture: str
     files: tuple[ConvertedFile, ...]
-    check: Check
+    check: Check | None = None
+    closeness: Closeness | None = None
+
+    @property
+    def found(self) -> str:
+        """What it was found to be, for people."""
+        return str(self.check or self.closeness or "not checked")
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):

@@ -24,6 +24,7 @@ class Kind(Enum):
     ONNX = "onnx"  # served as it is
     GGUF = "gguf"  # imported
     SAFETENSORS = "safetensors"  # converted
+    ENCODER = "encoder"  # converted, from safetensors too
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,8 +113,10 @@ def select(repository: Repository, wanted: Wanted) -> Selection:
     if ggufs:
         return _select_gguf(repository.name, ggufs, wanted.dtype)
     if weights.has_safetensors(files):
-        chosen = weights.choose(repository.name, repository.files)
-        return Selection(kind=Kind.SAFETENSORS, files=chosen)
+        encoder = exports.exportable(repository)
+        about = exports.DESCRIBING if encoder else weights.DESCRIBING
+        chosen = weights.choose(repository.name, repository.files, about)
+        return Selection(kind=Kind.ENCODER if encoder else Kind.SAFETENSORS, files=chosen)
     raise UnsupportedModel(f"{repository.name} cannot be served: {_why_not(files)}")
 
 

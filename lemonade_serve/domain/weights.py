@@ -13,7 +13,7 @@ _TOKENIZER = "tokenizer.json"
 _ALONE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _PARTS = "model-*-of-*.safetensors"
-_DESCRIBING = (
+DESCRIBING = (
     *(_CONFIG, "generation_config.json", _TOKENIZER, "tokenizer_config.json"),
     *("special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"),
     *("chat_template.jinja", "additional_chat_templates/*.jinja"),
@@ -25,9 +25,11 @@ def has_safetensors(files: Sequence[RepositoryFile]) -> bool:
     return any(file.path.endswith(".safetensors") for file in files)
 
 
-def choose(name: str, files: Sequence[RepositoryFile]) -> tuple[RepositoryFile, ...]:
-    """The configuration first, then the tokenizer and the weights. Raises UnsupportedModel where
-    one of them is missing."""
+def choose(
+    name: str, files: Sequence[RepositoryFile], describing: Sequence[str]
+) -> tuple[RepositoryFile, ...]:
+    """The configuration first, then the tokenizer, what else is `describing` it by its pattern, and
+    the weights. Raises UnsupportedModel where one of them is missing."""
     by_path = {file.path: file for file in files}
     if _ALONE in by_path:
         weights = [_ALONE]
@@ -39,9 +41,9 @@ def choose(name: str, files: Sequence[RepositoryFile]) -> tuple[RepositoryFile, 
         )
     if missing := [path for path in (_CONFIG, _TOKENIZER) if path not in by_path]:
         raise UnsupportedModel(f"{name} cannot be converted: it has no {' and no '.join(missing)}")
-    describing = [
+    about = [
         path
         for path in sorted(by_path)
-        if path != _CONFIG and any(fnmatchcase(path, known) for known in _DESCRIBING)
+        if path != _CONFIG and any(fnmatchcase(path, known) for known in describing)
     ]
-    return tuple(by_path[path] for path in (_CONFIG, *describing, *weights))
+    return tuple(by_path[path] for path in (_CONFIG, *about, *weights))

@@ -148,7 +148,10 @@ class DiskCatalog:
 
     def publish(self, staged: Path, name: str, dtype: str) -> Path:
         """Give a finished directory its place, by rename; one that was there before goes with
-        the staging. Raises JobFailed where that cannot be."""
+        the staging. Raises JobFailed where that cannot be, and ModelLoadError for an encoder that
+        could not be served."""
+        if not (staged / _CONFIG).exists() and encoders.changed(staged) is not None:
+            encoders.describe(staged)
         target = self._root / check_name(name) / dtype
         try:
             target.parent.mkdir(parents=True, exist_ok=True)

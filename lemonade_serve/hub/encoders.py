@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
-from lemonade_serve.domain.exports import CONFIG, GENERATING, MODULES, TOKENIZER
+from lemonade_serve.domain.exports import CONFIG, GENERATING, MODULES, TOKENIZER, is_encoder
 from lemonade_serve.errors import ModelLoadError
 from lemonade_serve.hub.matrices import dtype_of, outside, read_graph
 from lemonade_serve.protocol.messages import Encoder
@@ -140,6 +140,15 @@ def changed(path: Path) -> int | None:
         return max(times + [graph.stat().st_mtime_ns for graph in graphs])
     except (OSError, msgspec.DecodeError):
         return None
+
+
+def weighs(path: Path) -> bool:
+    """Whether a directory of weights without a graph is an encoder's. Raises ModelLoadError."""
+    try:
+        config = _read(path / CONFIG, _Config)
+    except (OSError, msgspec.DecodeError) as error:
+        raise ModelLoadError(f"{path}: {error}") from error
+    return is_encoder(config.architectures or (), modules=(path / MODULES).exists())
 
 
 def describe(path: Path) -> Described:

@@ -61,10 +61,10 @@ def _work(channel: Channel, job: Command) -> Result:
                     Path(job.source), Path(job.into), dtype=job.dtype, progress=progress
                 )
                 return JobDone(report.name, report.dtype)
-            case FindExporter():
+            case FindExporter(encoders):
                 from lemonade_serve.importers.exporter import find_exporter
 
-                return find_exporter()
+                return find_exporter(encoders=encoders)
             case ConvertModel():
                 from lemonade_serve.importers.conversion import convert
 

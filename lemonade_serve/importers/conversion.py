@@ -21,6 +21,7 @@ from typing import Any, Final, NoReturn
 import msgspec
 
 from lemonade_serve.errors import DiskFull, JobFailed, LemonadeError, UnsupportedModel
+from lemonade_serve.importers.closeness import Closeness
 from lemonade_serve.importers.exporter import find_exporter
 from lemonade_serve.importers.joblog import JobLog
 from lemonade_serve.importers.source import Kind, Source, SourceFile, read_source
@@ -51,9 +52,9 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     new_tokens: int
 
 
-class Conversion(msgspec.Struct, frozen=True, kw_only=True):
+class Conversion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What `provenance.json` says of one. An `algorithm` and a `block_size` are of what is rounded
-    alone."""
+    alone; a `check` is of what generates, `closeness` of encoders."""
 
     programs: tuple[str, ...]
     recipe: dict[str, Any]
@@ -61,7 +62,8 @@ class Conversion(msgspec.Struct, frozen=True, kw_only=True):
     architecture: str
     parameters: int
     files: tuple[SourceFile, ...]
-    check: Check
+    check: Check | None = None
+    closeness: Closeness | None = None
 
 
 def convert(job: ConvertModel, progress: Progress) -> JobDone:
@@ -72,9 +74,9 @@ def convert(job: ConvertModel, progress: Progress) -> JobDone:
     """
     into, told = Path(job.into), _Rising(progress)
     told.tell("reading", 0.0)
-    if missing := find_exporter().missing:
+    if missing := find_exporter(encoders=job.encoder).missing:
         raise UnsupportedModel(f"nothing here can convert it: {', '.join(missing)} is missing")
-    source = read_source(Path(job.source))
+    source = read_source(Path(job.source), encoder=job.encoder)
     _check_room(source, job)
     _prepare(job)
     try:
@@ -82,6 +84,8 @@ def convert(job: ConvertModel, progress: Progress) -> JobDone:
             match source.kind:
                 case Kind.DECODER:
                     conversion = _convert_decoder(source, into, job, told)
+                case Kind.ENCODER:
+                    conversion = _convert_encoder(source, into, job, told)
     except LemonadeError:
         raise
     except Exception as error:  # torch, transformers and onnxruntime raise anything
@@ -115,6 +119,46 @@ def _convert_decoder(source: Source, into: Path, job: ConvertModel, told: _Risin
         parameters=source.parameters,
         files=files,
         check=_check(source, into, job, told),
+    )
+
+
+def _convert_encoder(source: Source, into: Path, job: ConvertModel, told: _Rising) -> Conversion:
+    from lemonade_serve.importers.export import GRAPH, export
+    from lemonade_serve.importers.vectors import measure
+
+    files = _digests(source, told)
+    ranks = source.architecture.endswith("ForSequenceClassification")
+    told.tell("exporting", _HASHED)
+    export(
+        source.directory,
+        into,
+        job.recipe.dtype,
+        ranks=ranks,
+        block_size=job.recipe.block_size,
+        rounding=lambda: told.tell("rounding", 0.6),
+    )
+    gc.collect()
+    told.tell("checking", _BUILT)
+    closeness = measure(into, GRAPH, source.directory, ranks=ranks, threads=job.threads)
+    allowed = job.max_score_error if ranks else 1 - job.min_cosine
+    if not closeness.error <= allowed:  # nor is it, if it is no number
+        what = "a score is" if ranks else "the cosine of a vector is"
+        setting = "convert.max_score_error" if ranks else "convert.min_cosine"
+        raise JobFailed(
+            f"the checkpoint is no good: {what} {closeness.error:.2g} off that of the source, more "
+            f"than {allowed:.2g} ({setting}); another dtype is nearer"
+        )
+    return Conversion(
+        programs=(
+            f"lemonade-serve {version('lemonade-serve')}",
+            *find_exporter(encoders=True).programs,
+        ),
+        recipe=_said(job.recipe),
+        source=source.directory.name,
+        architecture=source.architecture,
+        parameters=source.parameters,
+        files=files,
+        closeness=closeness,
     )
 
 

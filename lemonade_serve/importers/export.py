@@ -6,48 +6,51 @@ A module of jobs that run where the extra `export` is.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from lemonade_serve.errors import UnsupportedModel
 from lemonade_serve.importers.rounding import rounded
 
-DTYPES: Final = ("int8", "fp16", "fp32")
 GRAPH: Final = "onnx/model.onnx"
 
 _EXPORTED: Final = "model.onnx"
 _TASKS: Final = {True: "text-classification", False: "feature-extraction"}
-_TOKENIZER: Final = "tokenizer.json"
 _DESCRIBING: Final = (
-    *("config.json", _TOKENIZER, "tokenizer_config.json", "special_tokens_map.json"),
+    *("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
     *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
     *("[0-9]*_*/config.json", "LICENSE*"),
 )
 """Served as they are, beside the graph."""
 
 
-def export(source: Path, into: Path, dtype: str, *, ranks: bool, block_size: int) -> None:
-    """A graph, and beside it what describes it. `ranks`: the source is a classifier. Nothing is
-    asked of the hub, and no code of the model's own is run.
+def export(
+    source: Path,
+    into: Path,
+    dtype: str,
+    *,
+    ranks: bool,
+    block_size: int,
+    rounding: Callable[[], None],
+) -> None:
+    """A graph in `int8`, `fp16` or `fp32`, and beside it what describes it. `ranks`: the source is
+    a classifier; `rounding` is called between the two steps. Nothing is asked of the hub, and no
+    code of the model's own is run.
 
-    Raises UnsupportedModel for what optimum does not know and for a dtype that encoders are not
-    made in, and whatever else goes wrong in torch, transformers and onnx.
+    Raises UnsupportedModel for what optimum does not know, and whatever else goes wrong in torch,
+    transformers and onnx.
     """
-    if dtype not in DTYPES:
-        raise UnsupportedModel(f"encoders are made in {', '.join(DTYPES)}, and not in {dtype}")
     scratch = into / ".scratch"
     try:
         _export(source, scratch, _TASKS[ranks])
+        rounding()
         rounded(scratch / _EXPORTED, into / GRAPH, dtype, block_size=block_size)
         for pattern in _DESCRIBING:
             for path in source.glob(pattern):
                 _copy(path, into / path.relative_to(source))
-        if not (into / _TOKENIZER).exists() and (scratch / _TOKENIZER).exists():
-            _copy(scratch / _TOKENIZER, into / _TOKENIZER)  # of a tokenizer in an older form
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    if not (into / _TOKENIZER).exists():
-        raise UnsupportedModel(f"it has no {_TOKENIZER}, and none can be made of what it has")
 
 
 def _export(source: Path, into: Path, task: str) -> None:

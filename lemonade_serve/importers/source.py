@@ -32,6 +32,7 @@ class Kind(Enum):
     """What a model is for, and so what converts it."""
 
     DECODER = "decoder"
+    ENCODER = "encoder"
 
 
 class SourceConfig(msgspec.Struct, frozen=True):
@@ -63,7 +64,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def architecture(self) -> str:
-        return self.config.architectures[0]
+        return self.config.architectures[0] if self.config.architectures else ""
 
     @property
     def tokenizer_files(self) -> tuple[Path, ...]:
@@ -87,11 +88,11 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def read_source(directory: Path) -> Source:
+def read_source(directory: Path, *, encoder: bool = False) -> Source:
     """Reads no weights. Raises UnsupportedModel for what is none, or cannot be converted."""
     config = _read(directory / _CONFIG, SourceConfig)
     weights = _weights(directory)
-    kind = _kind(config)
+    kind = Kind.ENCODER if encoder else _kind(config)
     if config.quantization_config:
         raise UnsupportedModel(
             "its weights are quantised already, and rounding them again loses much: convert the "

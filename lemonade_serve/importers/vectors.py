@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from lemonade_serve.importers.closeness import Closeness
 from lemonade_serve.protocol.messages import Encoder, Load, TextPrompt
 from lemonade_serve.worker.encoders.graph import EncoderGraph
 from lemonade_serve.worker.encoders.reading import Limit, Reader, Row
@@ -36,14 +36,6 @@ _TOKENS: Final = 128
 """Of each at the most; every encoder reads as many."""
 
 Vectors = npt.NDArray[np.float64]
-
-
-class Closeness(msgspec.Struct, frozen=True, kw_only=True):
-    """A checkpoint against its source, over some texts. `error` is the largest of any: 1 less the
-    cosine of both vectors, the mean of a text's; of a reranker the difference of both scores."""
-
-    texts: int
-    error: float
 
 
 def measure(checkpoint: Path, graph: str, source: Path, *, ranks: bool, threads: int) -> Closeness:

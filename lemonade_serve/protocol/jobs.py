@@ -31,7 +31,8 @@ class ConvertModel(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Make a checkpoint out of the model in the directory `source`, in the empty directory `into`,
     with `threads`. `memory_limit` and `keep_free` are bytes: of memory that it may have, and of the
     disk that stay free. One whose perplexity is more than `max_perplexity_ratio` times that of the
-    source is none."""
+    source is none; nor is, where the source is an `encoder`, one whose vectors have a cosine to the
+    source's of less than `min_cosine`, or whose scores are further off than `max_score_error`."""
 
     source: str
     into: str
@@ -40,10 +41,15 @@ class ConvertModel(msgspec.Struct, frozen=True, tag=True, array_like=True):
     memory_limit: int
     keep_free: int
     max_perplexity_ratio: float
+    encoder: bool = False
+    min_cosine: float = 0.0
+    max_score_error: float = 1.0
 
 
 class FindExporter(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Say what there is to convert models with."""
+    """Say what there is to convert models with that generate, or `encoders`."""
+
+    encoders: bool = False
 
 
 class Exporter(msgspec.Struct, frozen=True, tag=True, array_like=True):

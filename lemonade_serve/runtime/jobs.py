@@ -46,8 +46,8 @@ class ProcessJobRunner:
     async def run(self, job: ImportGguf, progress: Callable[[str, float], None]) -> JobDone:
         return _only(JobDone, await self._run(job, progress))
 
-    async def exporter(self) -> Exporter:
-        return _only(Exporter, await self._run(FindExporter(), _nobody))
+    async def exporter(self, *, encoders: bool) -> Exporter:
+        return _only(Exporter, await self._run(FindExporter(encoders), _nobody))
 
     async def convert(self, job: ConvertModel, progress: Callable[[str, float], None]) -> JobDone:
         return _only(JobDone, await self._run(job, progress))

@@ -168,6 +168,9 @@ class Convert(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     python: str | None = None
     """That environment's interpreter; none: our own, which has it or converts nothing."""
+    encoder_python: str | None = None
+    """That of an environment that converts encoders (deploy/encoders/requirements.txt); none: our
+    own."""
     algorithm: Annotated[str, Meta(pattern="^(default|rtn|k_quant(_last|_mixed|_linear)?)$")] = (
         "k_quant_mixed"
     )
@@ -177,6 +180,11 @@ class Convert(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     max_perplexity_ratio: Annotated[float, Meta(ge=1)] = 1.5
     """A checkpoint whose perplexity on the shipped text is so many times that of its source is
     none."""
+    min_cosine: Annotated[float, Meta(ge=0, le=1)] = 0.99
+    """An embedding model whose vectors of the shipped texts are further off the source's is
+    none."""
+    max_score_error: Annotated[float, Meta(ge=0, le=1)] = 0.05
+    """A reranker whose scores of them are further off is none."""
     memory_limit: Bytes = "auto"
     """What a conversion may take, the source's files that it maps counted in; auto: four fifths of
     what this machine has."""

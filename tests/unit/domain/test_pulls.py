@@ -22,7 +22,7 @@ from lemonade_serve.protocol.jobs import (
     Repository,
     RepositoryFile,
 )
-from tests.fakes import FakeConverter, FakeJobRunner, asynchronous, conversions
+from tests.fakes import FakeConverter, FakeJobRunner, asynchronous, workshops
 from tests.unit.hub.graphs import put
 
 TERMS = FetchTerms(
@@ -80,7 +80,7 @@ class House:
             self.hub,
             FakeJobRunner(),
             Shelves(catalog, catalog),
-            conversions(self.converter),
+            workshops(self.converter),
             terms=TERMS,
             wall=lambda: 7.5,
         )
