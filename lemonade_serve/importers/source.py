@@ -68,9 +68,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def tokenizer_files(self) -> tuple[Path, ...]:
-        """What to copy; nothing where there is no `tokenizer.json` to serve."""
-        if not (self.directory / _TOKENIZER).is_file():
-            return ()
+        """What to copy."""
         found = (path for name in _TOKENIZER_FILES for path in self.directory.glob(name))
         return tuple(path for path in found if path.is_file())
 
@@ -118,7 +116,7 @@ def _weights(directory: Path) -> tuple[Path, ...]:
     index, names = directory / _INDEX, [_WEIGHTS]
     if index.is_file():
         names = sorted(set(_read(index, _Index).weight_map.values()))
-    for name in names:
+    for name in (_TOKENIZER, *names):
         if "/" in name or not (directory / name).is_file():
             raise UnsupportedModel(f"there is no {name} in {directory}")
     return tuple(directory / name for name in names)

@@ -27,7 +27,7 @@ class Trial:
 
     def answer(self, prompt: Ids, tokens: int) -> list[int]:
         """So many of the likeliest tokens after a prompt."""
-        generator = self._generator(len(prompt) + tokens)
+        generator = self.generator(len(prompt) + tokens)
         generator.append_tokens(prompt)
         answer: list[int] = []
         for _ in range(tokens):
@@ -37,7 +37,7 @@ class Trial:
 
     def logits(self, ids: Ids) -> Iterator[Logits]:
         """After each of the ids, some `[k, vocabulary]` at a time."""
-        generator = self._generator(len(ids) + 1)
+        generator = self.generator(len(ids) + 1)
         generator.append_tokens(ids[:2])
         rows = _rows(generator)
         if len(rows) != 2:  # a graph of the last position's logits alone
@@ -49,7 +49,8 @@ class Trial:
             generator.append_tokens(ids[at : at + step])
             yield _rows(generator)
 
-    def _generator(self, tokens: int) -> og.Generator:
+    def generator(self, tokens: int) -> og.Generator:
+        """Of one sequence with so many tokens."""
         params = og.GeneratorParams(self._model)
         params.set_search_options(max_length=tokens, batch_size=1)
         return og.Generator(self._model, params)
