@@ -25,7 +25,7 @@ from typing import Any
 from benchmarks.daemon import Client, daemon, new_prompt
 from benchmarks.result import cores, parser, save
 from benchmarks.safetensors import write_source
-from lemonade_serve.app import create_catalog, create_conversions, create_job_runner
+from lemonade_serve.app import create_catalog, create_job_runner, create_workshops
 from lemonade_serve.domain.conversions import convert_directory
 from lemonade_serve.domain.imports import import_gguf
 from lemonade_serve.hub import provenance
@@ -66,7 +66,7 @@ def makers(gguf: Path, source: Path, root: Path, python: str) -> Mapping[str, Ma
 
     def converted(road: str, dtype: str, algorithm: str) -> Make:
         said = {"convert": {"python": python, "algorithm": algorithm, "max_perplexity_ratio": 10.0}}
-        own = create_conversions(load_settings(flags=said))
+        own = create_workshops(load_settings(flags=said)).decoders
         return lambda: convert_directory(
             source,
             _name(road),
@@ -113,6 +113,7 @@ def judge(rows: Mapping[str, dict[str, Any]]) -> None:
     """Perplexity and agreement, of each against the float weights."""
     own = provenance.read(rows[_FLOAT]["path"]).conversion
     assert own
+    assert own.check
     assert own.check.agreement >= _ALMOST, own.check
     ids = passage_ids(rows[_FLOAT]["path"] / "tokenizer.json")
     scores = {

@@ -33,6 +33,8 @@ LOG_NAME: Final = "conversion.log"
 _NICENESS: Final = 10  # whoever is served meanwhile goes first
 _HASHED, _BUILT = 0.05, 0.8
 """How much of the whole is done after these."""
+_FIRST_POSITIONS: Final = 2
+"""Some encoders have so many positions that no token of a text gets."""
 _NEW_TOKENS: Final = 10
 _PROMPT_TOKENS: Final = 8
 _LONGEST_REASON: Final = 500
@@ -124,7 +126,7 @@ def _convert_decoder(source: Source, into: Path, job: ConvertModel, told: _Risin
 
 def _convert_encoder(source: Source, into: Path, job: ConvertModel, told: _Rising) -> Conversion:
     from lemonade_serve.importers.export import GRAPH, export
-    from lemonade_serve.importers.vectors import measure
+    from lemonade_serve.importers.vectors import MAX_TOKENS, measure
 
     files = _digests(source, told)
     ranks = source.architecture.endswith("ForSequenceClassification")
@@ -139,7 +141,11 @@ def _convert_encoder(source: Source, into: Path, job: ConvertModel, told: _Risin
     )
     gc.collect()
     told.tell("checking", _BUILT)
-    closeness = measure(into, GRAPH, source.directory, ranks=ranks, threads=job.threads)
+    reads = source.config.max_position_embeddings - _FIRST_POSITIONS
+    tokens = min(MAX_TOKENS, reads) if reads > 0 else MAX_TOKENS
+    closeness = measure(
+        into, GRAPH, source.directory, ranks=ranks, tokens=tokens, threads=job.threads
+    )
     allowed = job.max_score_error if ranks else 1 - job.min_cosine
     if not closeness.error <= allowed:  # nor is it, if it is no number
         what = "a score is" if ranks else "the cosine of a vector is"

@@ -32,23 +32,25 @@ TEXTS: Final = (
     "one of them nursed the rest. It took the navy another forty years to make it a rule.",
 )
 """Of several lengths, languages and kinds: read together, the short ones are padded."""
-_TOKENS: Final = 128
-"""Of each at the most; every encoder reads as many."""
+MAX_TOKENS: Final = 128
+"""Of each at the most."""
 
 Vectors = npt.NDArray[np.float64]
 
 
-def measure(checkpoint: Path, graph: str, source: Path, *, ranks: bool, threads: int) -> Closeness:
-    """Both of the same tokens. Raises ModelLoadError where the engine cannot load it, and whatever
-    torch and onnxruntime raise."""
-    limit = Limit(_TOKENS, "the trial's limit")
+def measure(
+    checkpoint: Path, graph: str, source: Path, *, ranks: bool, tokens: int, threads: int
+) -> Closeness:
+    """Both of the same texts, cut to so many tokens. Raises ModelLoadError where the engine cannot
+    load it, and whatever torch and onnxruntime raise."""
+    limit = Limit(tokens, "the trial's limit")
     reader = Reader(checkpoint / "tokenizer.json", limit, lowercase=False)
     query = QUERY if ranks else None
     rows = [
         reader.read(TextPrompt(text), query, truncate=True, named=f"input[{at}]")
         for at, text in enumerate(TEXTS)
     ]
-    encoder = Encoder("rerank" if ranks else "embedding", graph, _TOKENS)
+    encoder = Encoder("rerank" if ranks else "embedding", graph, tokens)
     made = _of_checkpoint(checkpoint, encoder, rows, pad=reader.pad, threads=threads)
     known = _of_source(source, rows, ranks=ranks)
     if ranks:

@@ -31,6 +31,9 @@ from tests.strict import strictly
 REFERENCE = json.loads(
     (Path(__file__).parent.parent / "data" / "minilm-l6-v2-reference.json").read_bytes()
 )
+RERANKED = json.loads(
+    (Path(__file__).parent.parent / "data" / "tiny-reranker-reference.json").read_bytes()
+)["pairs"]
 TEXTS: list[str] = REFERENCE["texts"]
 LIMIT = 256
 
@@ -205,6 +208,13 @@ class TestRerank:
             assert order == sorted(range(3), key=lambda at: -scores[at])
             for result in told["results"]:
                 assert result["relevance_score"] == pytest.approx(scores[result["index"]], abs=1e-6)
+
+    def test_scores_are_what_transformers_makes_of_the_same_weights(self, house: Daemon) -> None:
+        """No package has a real cross-encoder: these weights are random."""
+        for query, document, score in RERANKED:
+            body = {"model": RERANKER, "query": query, "documents": [document]}
+            told = house.client.post("/v1/rerank", json=body).raise_for_status().json()
+            assert told["results"][0]["relevance_score"] == pytest.approx(score, abs=1e-5)
 
     def test_a_document_that_is_too_long_is_named(self, house: Daemon) -> None:
         body = {"model": RERANKER, "query": "what", "documents": ["a", "lemon " * 99]}

@@ -17,6 +17,7 @@ from tests.system.containers import HARDENED, IMAGE, Container, docker
 StartContainer = Callable[..., Container]
 
 _EXPORTER = os.environ.get("LEMONADE_CONVERT__PYTHON", "")
+_ENCODER_EXPORTER = os.environ.get("LEMONADE_CONVERT__ENCODER_PYTHON", "")
 """Read here: tests see no settings of whoever runs them."""
 
 
@@ -80,7 +81,20 @@ def exporter() -> str:
     `export` (docs/convert.md)."""
     if not _EXPORTER:
         pytest.skip("no LEMONADE_CONVERT__PYTHON names an environment with the extra `export`")
-    test = (_EXPORTER, "-c", "import lemonade_serve, onnx_ir, torch, transformers")
-    done = subprocess.run(test, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    _check(_EXPORTER, "import lemonade_serve, onnx_ir, torch, transformers")
     return _EXPORTER
+
+
+@pytest.fixture(scope="session")
+def encoder_exporter() -> str:
+    """That of one that converts encoders: it has this package, and what
+    deploy/encoders/requirements.txt lists (docs/embeddings.md)."""
+    if not _ENCODER_EXPORTER:
+        pytest.skip("no LEMONADE_CONVERT__ENCODER_PYTHON names an environment with optimum-onnx")
+    _check(_ENCODER_EXPORTER, "import lemonade_serve, onnx_ir, torch, optimum.exporters.onnx")
+    return _ENCODER_EXPORTER
+
+
+def _check(python: str, program: str) -> None:
+    done = subprocess.run((python, "-c", program), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
