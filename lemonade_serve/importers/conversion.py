@@ -130,6 +130,10 @@ def _convert_encoder(source: Source, into: Path, job: ConvertModel, told: _Risin
 
     files = _digests(source, told)
     ranks = source.architecture.endswith("ForSequenceClassification")
+    if ranks and source.config.labels != 1:
+        raise UnsupportedModel(
+            f"it is a classifier of {source.config.labels} labels, and a reranker has one"
+        )
     told.tell("exporting", _HASHED)
     export(
         source.directory,

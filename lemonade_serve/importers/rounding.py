@@ -66,11 +66,12 @@ def _in_blocks(model: ModelProto, block_size: int) -> ModelProto:
     )
     quantizer.process()
     made: ModelProto = quantizer.model.model
-    _round_embeddings(made.graph, block_size)
+    round_embeddings(made.graph, block_size)
     return made
 
 
-def _round_embeddings(graph: GraphProto, block_size: int) -> None:
+def round_embeddings(graph: GraphProto, block_size: int) -> None:
+    """In place: large tables that rows are looked up in, and that nothing else reads, in 8 bits."""
     tables = {
         tensor.name: tensor
         for tensor in graph.initializer

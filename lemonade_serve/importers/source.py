@@ -44,7 +44,14 @@ class SourceConfig(msgspec.Struct, frozen=True):
     hidden_size: int = 0
     num_hidden_layers: int = 0
     max_position_embeddings: int = 0
+    num_labels: int | None = None
+    id2label: dict[str, Any] | None = None
     quantization_config: Any = None
+
+    @property
+    def labels(self) -> int:
+        """Of a classifier."""
+        return self.num_labels or len(self.id2label or {}) or 2
 
 
 class SourceFile(msgspec.Struct, frozen=True, kw_only=True):

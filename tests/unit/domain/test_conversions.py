@@ -61,6 +61,26 @@ def test_what_the_builder_does_not_make_is_said_before_anything_is_done(
         conversions().recipe(dtype, providers)
 
 
+@pytest.mark.parametrize(("dtype", "made"), [("auto", "fp32"), ("int8", "int8"), ("fp16", "fp16")])
+def test_encoders_are_made_for_the_cpu_and_exact_unless_it_is_said(dtype: str, made: str) -> None:
+    recipe = conversions(encoders=True).recipe(dtype, ["webgpu", "cpu"])
+    assert recipe == Recipe(made, "cpu", "default", 32)
+    with pytest.raises(errors.DeviceUnavailable, match="optimum makes no int4 for cpu"):
+        conversions(encoders=True).recipe("int4", ["cpu"])
+
+
+@asynchronous
+async def test_encoders_have_an_environment_and_bounds_of_their_own(tmp_path: Path) -> None:
+    with pytest.raises(errors.UnsupportedModel, match=r"set convert\.encoder_python"):
+        await conversions(encoders=True).require()
+    converter = FakeConverter()
+    making = conversions(converter, encoders=True)
+    recipe = making.recipe("auto", ["cpu"])
+    await making.make(Path("/models/small"), tmp_path, recipe, lambda *_: None)
+    (job,) = converter.conversions
+    assert (job.encoder, job.min_cosine, job.max_score_error) == (True, 0.9, 0.1)
+
+
 @asynchronous
 async def test_a_model_is_called_as_its_directory_or_as_is_said(tmp_path: Path) -> None:
     converter = FakeConverter()

@@ -139,6 +139,25 @@ def test_gguf_files_beside_an_encoders_graphs_are_left_to_those_who_ask_for_them
     assert choose(both, include=("*.gguf",)).kind is Kind.GGUF
 
 
+def test_weights_without_a_graph_are_exported_if_they_are_an_encoders() -> None:
+    selection = choose([], architecture="XLMRobertaForSequenceClassification")
+    assert selection.kind is Kind.ENCODER
+    assert selection.files[0].path == "config.json"
+    assert {file.path for file in selection.files} == {*DESCRIBING, "model.safetensors"}
+    for architecture, modules, kind in (
+        ("BertModel", "modules.json", Kind.ENCODER),
+        ("Qwen3ForCausalLM", "", Kind.ENCODER),
+        ("Qwen3ForCausalLM", "modules.json", Kind.SAFETENSORS),
+        ("", "modules.json", Kind.SAFETENSORS),
+    ):
+        assert choose([], architecture=architecture, without=modules).kind is kind
+
+
+def test_weights_beside_graphs_are_exported_for_those_who_name_them() -> None:
+    chosen = choose(SENTENCE_TRANSFORMERS, include=("model.safetensors",), dtype="int8")
+    assert chosen.kind is Kind.ENCODER
+
+
 @pytest.mark.parametrize("missing", ["config.json", "tokenizer.json"])
 def test_a_graph_that_nothing_describes_is_refused(missing: str) -> None:
     with pytest.raises(errors.UnsupportedModel):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from onnx import TensorProto, helper
 from lemonade_serve import errors
 from lemonade_serve.domain.checkpoint import CheckpointInfo, Task
 from lemonade_serve.hub.catalog import DiskCatalog
+from lemonade_serve.hub.encoders import weighs
 from lemonade_serve.protocol.messages import Encoder
-from tests.encoders import put, write
+from tests.encoders import put, put_weights, write
 
 
 def found(root: Path, name: str = "embedder") -> CheckpointInfo:
@@ -169,6 +171,26 @@ class TestReading:
         assert catalog.find("embedder", "auto") is before
         os.utime(path / "onnx" / "model.onnx", ns=(0, 1 << 62))
         assert catalog.find("embedder", "auto").modified_s > before.modified_s
+
+
+class TestPublishing:
+    def test_an_encoder_that_could_not_be_served_is_not_published(self, tmp_path: Path) -> None:
+        catalog = DiskCatalog(tmp_path / "cache")
+        with catalog.staging() as staged:
+            shutil.copytree(put(tmp_path / "many", labels=3), staged, dirs_exist_ok=True)
+            with pytest.raises(errors.ModelLoadError, match="3 labels"):
+                catalog.publish(staged, "many", "fp32")
+        assert catalog.list() == []
+
+    def test_weights_of_an_encoder_are_known_by_their_configuration(self, tmp_path: Path) -> None:
+        assert weighs(put_weights(tmp_path / "ranker", labels=1))
+        path = put_weights(tmp_path / "llama")
+        edit(path / "config.json", architectures=["LlamaForCausalLM"])
+        assert not weighs(path)
+        write(path / "modules.json", [])
+        assert weighs(path)
+        with pytest.raises(errors.ModelLoadError, match="nothing"):
+            weighs(tmp_path / "nothing")
 
 
 class TestWhatIsMissing:
