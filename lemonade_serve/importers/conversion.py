@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import importlib
 import os
 import re
 import resource
@@ -100,6 +101,7 @@ def convert(job: ConvertModel, progress: Progress) -> JobDone:
 
 
 def _convert_decoder(source: Source, into: Path, job: ConvertModel, told: _Rising) -> Conversion:
+    _bound_memory(job.memory_limit)
     from lemonade_serve.importers.builder import BuilderProgress, build
 
     files = _digests(source, told)
@@ -227,12 +229,22 @@ def _check_room(source: Source, job: ConvertModel) -> None:
 
 
 def _prepare(job: ConvertModel) -> None:
-    """This process is for the job alone: its bounds, and that nobody is asked for anything."""
+    """This process is for the job alone: who goes first, and that nobody is asked for anything."""
     os.nice(_NICENESS)
-    resource.setrlimit(resource.RLIMIT_DATA, (job.memory_limit, job.memory_limit))
     os.environ.update(
         HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", OMP_NUM_THREADS=str(job.threads)
     )
+
+
+def _bound_memory(limit: int) -> None:
+    """Once the libraries are loaded: a dynamic loader without memory ends a process without a word.
+    Raises MemoryError where they alone are too large."""
+    for name in ("builder", "reference", "trial"):
+        importlib.import_module(f"{__package__}.{name}")
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    status = Path("/proc/self/status").read_text()
+    if (found := re.search(r"VmData:\s+(\d+) kB", status)) and int(found[1]) * 1024 > limit:
+        raise MemoryError("the libraries need more")
 
 
 def _fail(error: Exception, job: ConvertModel) -> NoReturn:

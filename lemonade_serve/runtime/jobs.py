@@ -24,6 +24,9 @@ from lemonade_serve.protocol.messages import Job, Report
 from lemonade_serve.runtime.child import Child, ChildError
 
 _Kind = TypeVar("_Kind")
+_HINTS: dict[type[Job], str] = {
+    ConvertModel: "; perhaps it had too little memory (convert.memory_limit)"
+}
 
 
 class ProcessJobRunner:
@@ -70,14 +73,16 @@ class ProcessJobRunner:
         try:
             async with asyncio.timeout(self._timeout_s):
                 child.send(job)
-                return await self._follow(child, progress)
+                return await self._follow(child, progress, _HINTS.get(type(job), ""))
         except TimeoutError:
             raise errors.JobFailed(f"the job took over {self._timeout_s:g} s") from None
         finally:
             await child.stop(self._stop_timeout_s)
 
-    async def _follow(self, child: Child, progress: Callable[[str, float], None]) -> Report:
-        """What it ends with."""
+    async def _follow(
+        self, child: Child, progress: Callable[[str, float], None], hint: str
+    ) -> Report:
+        """What it ends with; the `hint` is for one that dies."""
         while (report := await child.receive()) is not None:
             match report:
                 case Progress(stage, fraction):
@@ -87,7 +92,7 @@ class ProcessJobRunner:
                 case _:
                     return report
         how = await child.stop(self._stop_timeout_s)
-        raise errors.JobFailed(f"the job's process died: {how}")
+        raise errors.JobFailed(f"the job's process died: {how}{hint}")
 
 
 def _only(kind: type[_Kind], report: Report) -> _Kind:

@@ -155,9 +155,14 @@ def test_a_checkpoint_that_is_far_from_its_source_is_refused(
     assert "convert.max_perplexity_ratio" in said
 
 
-def test_more_memory_than_is_allowed_is_an_error(converter: Converter, small: Path) -> None:
-    said = converter.fail("convert", str(small), LEMONADE_CONVERT__MEMORY_LIMIT="200MiB")
-    assert "more memory than the 0.2 GiB of convert.memory_limit" in said
+@pytest.mark.parametrize(("limit", "said"), [("100MiB", "0.1"), ("700MiB", "0.7")])
+def test_more_memory_than_is_allowed_is_an_error(
+    converter: Converter, smollm2: Converter, limit: str, said: str
+) -> None:
+    """For the libraries alone, and for the model."""
+    source = str(smollm2.cache.parent / MODEL)
+    complaint = converter.fail("convert", source, LEMONADE_CONVERT__MEMORY_LIMIT=limit)
+    assert f"more memory than the {said} GiB of convert.memory_limit" in complaint
 
 
 def test_a_conversion_that_takes_too_long_is_ended(converter: Converter, small: Path) -> None:
