@@ -1,7 +1,7 @@
 # lemonade-serve as a container: docs/containers.md says how to build and to run it.
 #
 # Targets: cpu (the default), openvino (Intel iGPU and NPU), webgpu (any iGPU with Vulkan), export
-# (onnxruntime-genai's model builder). All bases are pinned by tag, all packages by
+# (the CPU, and models converted from safetensors). All bases are pinned by tag, all packages by
 # constraints.txt; every file of ours is the same, byte for byte, in every build (what is left is the
 # times of directories: a builder's `rewrite-timestamp=true` sets those).
 ARG PYTHON_IMAGE=python:3.12-slim-bookworm
@@ -15,7 +15,8 @@ RUN apt-get update \
 FROM ${PYTHON_IMAGE} AS requirements
 WORKDIR /build
 COPY pyproject.toml ./
-RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt
+RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt \
+    && python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['export'], sep='\n')" > export.txt
 
 # What lemonade-serve depends on, less what no import of it reaches: tests, libraries for another way
 # to the hub and for made-up examples, onnxruntime's own tools, symbols for debuggers (numpy's
@@ -121,20 +122,23 @@ RUN apt-get update \
 COPY --from=plugins /plugin/webgpu /opt/lemonade
 USER 10001:10001
 
-# No daemon: onnxruntime-genai's model builder, which makes checkpoints of models as the hub has
-# them, and what it needs. Large, and built on its own.
-FROM ${PYTHON_IMAGE} AS export
+# What converts models, in an environment of its own: the daemon's has no torch, in this image neither.
+# PyPI's torch is CUDA's, ten times as large as the one of TORCH_INDEX.
+FROM dependencies AS exporter
+WORKDIR /build
+COPY --from=requirements /build/export.txt ./
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --extra-index-url "${TORCH_INDEX}" onnxruntime==1.31.1 onnxruntime-genai==0.18.0 \
-        onnx==1.23.2 onnx-ir==1.1.0 torch==2.15.0 transformers==5.24.0 optimum==2.3.0 \
-    && groupadd --gid 10001 lemonade \
-    && useradd --uid 10001 --gid 10001 --no-log-init --create-home lemonade \
-    && install -d -m 1777 /var/cache/lemonade
-ENV ORT_DISABLE_TELEMETRY=1
-VOLUME ["/var/cache/lemonade"]
-WORKDIR /var/cache/lemonade
-USER 10001:10001
-ENTRYPOINT ["python", "-m", "onnxruntime_genai.models.builder"]
+    python -m venv --without-pip /opt/export \
+    && pip --python /opt/export/bin/python install --no-compile -c constraints.txt \
+        --extra-index-url "${TORCH_INDEX}" -r requirements.txt -r export.txt \
+    && python -m compileall -q -f --invalidation-mode unchecked-hash /opt/export \
+    && find /opt/export -exec touch --no-dereference --date="@${SOURCE_DATE_EPOCH}" {} +
+
+# The daemon as it is, and safetensors converted: docs/convert.md.
+FROM runtime AS export
+COPY --from=exporter /opt/export /opt/export
+COPY --from=package /package /opt/export
+ENV LEMONADE_CONVERT__PYTHON=/opt/export/bin/python
 
 FROM runtime AS cpu

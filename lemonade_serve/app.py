@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -26,6 +28,7 @@ from lemonade_serve.domain.catalogue import Catalogue
 from lemonade_serve.domain.clients import ClientParams
 from lemonade_serve.domain.completion import CompletionService
 from lemonade_serve.domain.conversations import Conversations
+from lemonade_serve.domain.conversions import Conversions, ConversionTerms, Workshops
 from lemonade_serve.domain.encoding import EncodingService
 from lemonade_serve.domain.fetcher import Fetcher, FetchTerms, Shelves
 from lemonade_serve.domain.orders import order
@@ -40,7 +43,7 @@ from lemonade_serve.reload import Reached, Reloader, bounds, turns
 from lemonade_serve.runtime.jobs import ProcessJobRunner
 from lemonade_serve.runtime.lanes import Lanes
 from lemonade_serve.runtime.launcher import ProcessLauncher
-from lemonade_serve.settings import Settings, read_api_keys
+from lemonade_serve.settings import Settings, memory_bytes, read_api_keys
 from lemonade_serve.store.aliases import FILE as ALIASES
 from lemonade_serve.store.aliases import FileAliasStore
 from lemonade_serve.store.directory import StateDirectory
@@ -209,13 +212,44 @@ def create_catalog(settings: Settings) -> DiskCatalog:
     return DiskCatalog(settings.cache_path, settings.cache_root_paths)
 
 
-def create_job_runner(settings: Settings, *, timeout_s: float | None = None) -> ProcessJobRunner:
-    """What runs imports, for as long as the settings say or `timeout_s`."""
+def create_job_runner(
+    settings: Settings, *, timeout_s: float | None = None, python: str | None = None
+) -> ProcessJobRunner:
+    """What runs imports, for as long as the settings say or `timeout_s`, in the environment of
+    `python` or our own."""
     return ProcessJobRunner(
         timeout_s=timeout_s or settings.job.timeout_s,
         handshake_timeout_s=settings.worker.handshake_timeout_s,
         stop_timeout_s=settings.worker.stop_timeout_s,
+        python=python,
     )
+
+
+def create_workshops(settings: Settings) -> Workshops:
+    """What makes checkpoints of safetensors, in the environments that the settings name."""
+    return Workshops(
+        _create_conversions(settings, settings.convert.python, encoders=False),
+        _create_conversions(settings, settings.convert.encoder_python, encoders=True),
+    )
+
+
+def _create_conversions(settings: Settings, python: str | None, *, encoders: bool) -> Conversions:
+    convert = settings.convert
+    python = str(Path(python).expanduser()) if python else None
+    runner = create_job_runner(settings, timeout_s=convert.timeout_s, python=python)
+    terms = ConversionTerms(
+        algorithm=convert.algorithm,
+        block_size=convert.block_size,
+        threads=settings.worker.threads or read_cpus().usable,
+        memory_limit=memory_bytes(convert.memory_limit) or read_memory().usable_bytes * 4 // 5,
+        keep_free=settings.hub.min_free_bytes,
+        max_perplexity_ratio=convert.max_perplexity_ratio,
+        min_cosine=convert.min_cosine,
+        max_score_error=convert.max_score_error,
+        python=python or sys.executable,
+        encoders=encoders,
+    )
+    return Conversions(runner, terms)
 
 
 def create_puller(settings: Settings, catalog: DiskCatalog, providers: Sequence[str]) -> Puller:
@@ -225,6 +259,7 @@ def create_puller(settings: Settings, catalog: DiskCatalog, providers: Sequence[
         create_job_runner(settings, timeout_s=hub.timeout_s),
         create_job_runner(settings),
         Shelves(catalog, catalog),
+        create_workshops(settings),
         terms=FetchTerms(
             at_once=hub.files_at_once,
             keep_free=hub.min_free_bytes,

@@ -7,9 +7,11 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from benchmarks.safetensors import write_safetensors
 from lemonade_serve.hub.wheel import WheelFile
 from tests.bert import Shape, build, random_weights, read_safetensors
 
@@ -28,6 +30,7 @@ WORDS = ("sour", "sweet", "lemon", "lemons", "sugar", "is", "are", "what", "a", 
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 TOKENS = (*_SPECIAL, *WORDS)
 WIDTH = 32
+_POSITIONS = 64
 
 
 def put_minilm(directory: Path, archive: Path) -> Path:
@@ -82,6 +85,45 @@ def put(
             ],
         )
         write(directory / "1_Pooling" / "config.json", {f"pooling_mode_{pooling}": True})
+    return directory
+
+
+def put_weights(directory: Path, model_type: str = "bert", *, labels: int = 0) -> Path:
+    """The network of `put` as the hub has one before anybody exports it. Of the type `xlm-roberta`
+    it is another one."""
+    directory.mkdir(parents=True)
+    shape = Shape(WIDTH, 4, 2, 64, len(TOKENS), _POSITIONS, labels=labels)
+    weights, head = dict(random_weights(shape)), "bert."
+    if model_type == "xlm-roberta":
+        head = "roberta."
+        weights["embeddings.token_type_embeddings.weight"] = np.zeros((1, WIDTH), np.float32)
+        if labels:
+            for part in ("weight", "bias"):
+                weights[f"classifier.dense.{part}"] = weights.pop(f"pooler.dense.{part}")
+                weights[f"classifier.out_proj.{part}"] = weights.pop(f"classifier.{part}")
+    named = {
+        name if not labels or name.startswith("classifier") else head + name: values
+        for name, values in weights.items()
+    }
+    write_safetensors(directory / "model.safetensors", named)
+    tokenizer().save(str(directory / "tokenizer.json"))
+    name = {"bert": "Bert", "xlm-roberta": "XLMRoberta"}[model_type]
+    said = {
+        "model_type": model_type,
+        "architectures": [f"{name}{'ForSequenceClassification' if labels else 'Model'}"],
+        "vocab_size": len(TOKENS),
+        "hidden_size": WIDTH,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "max_position_embeddings": _POSITIONS,
+        "type_vocab_size": len(weights["embeddings.token_type_embeddings.weight"]),
+        "layer_norm_eps": 1e-12,
+        "pad_token_id": 0,
+        **({"id2label": {str(n): f"LABEL_{n}" for n in range(labels)}} if labels else {}),
+    }
+    write(directory / "config.json", said)
+    write(directory / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})
     return directory
 
 

@@ -11,8 +11,11 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec
 
+import msgspec
+
 from lemonade_serve import errors
 from lemonade_serve.domain.checkpoint import CheckpointInfo, choose
+from lemonade_serve.domain.conversions import Conversions, ConversionTerms, Workshops
 from lemonade_serve.domain.device import Device, DeviceBudget
 from lemonade_serve.domain.events import Event
 from lemonade_serve.domain.generation import CompletionRequest, Generation
@@ -21,6 +24,7 @@ from lemonade_serve.domain.ports import Deliver, DeliverEncoded, Pin
 from lemonade_serve.domain.residency.policy import Bounds
 from lemonade_serve.domain.residency.pool import Lease, Pool
 from lemonade_serve.domain.residency.slot import Key
+from lemonade_serve.protocol.jobs import ConvertModel, Exporter, ImportGguf, JobDone
 from lemonade_serve.protocol.messages import (
     Adapter,
     Begun,
@@ -30,8 +34,6 @@ from lemonade_serve.protocol.messages import (
     Encoding,
     Finished,
     FinishReason,
-    ImportGguf,
-    JobDone,
     Logprob,
     Prompt,
     Queued,
@@ -316,6 +318,46 @@ class FakeJobRunner:
         if self._failure:
             raise self._failure
         return JobDone(self._name, self._dtype)
+
+
+class FakeConverter(FakeJobRunner):
+    """A `Converter` that makes what a FakeJobRunner does; it lacks what is `missing`."""
+
+    def __init__(self, *missing: str, **told: Any) -> None:
+        super().__init__(**told)
+        self._missing = missing
+        self.conversions: list[ConvertModel] = []
+
+    async def exporter(self, *, encoders: bool) -> Exporter:
+        return Exporter((), self._missing)
+
+    async def convert(self, job: ConvertModel, progress: Callable[[str, float], None]) -> JobDone:
+        self.conversions.append(job)
+        await self.run(ImportGguf(job.source, job.into, job.recipe.dtype), progress)
+        return JobDone(Path(job.source).name, job.recipe.dtype)
+
+
+CONVERSION_TERMS = ConversionTerms(
+    algorithm="k_quant",
+    block_size=32,
+    threads=1,
+    memory_limit=1 << 30,
+    keep_free=7,
+    max_perplexity_ratio=2.0,
+    min_cosine=0.9,
+    max_score_error=0.1,
+    python="/its/python",
+)
+
+
+def conversions(converter: FakeConverter | None = None, *, encoders: bool = False) -> Conversions:
+    """By default there is nothing to convert with."""
+    terms = msgspec.structs.replace(CONVERSION_TERMS, encoders=encoders)
+    return Conversions(converter or FakeConverter("torch"), terms)
+
+
+def workshops(converter: FakeConverter | None = None) -> Workshops:
+    return Workshops(conversions(converter), conversions(converter, encoders=True))
 
 
 def checkpoint(name: str = "small", dtype: str = "int4", **fields: Any) -> CheckpointInfo:

@@ -175,6 +175,8 @@ class _Handler(BaseHTTPRequestHandler):
             "tags": [f"license:{repository.license}"],
             "siblings": siblings,
         }
+        if config := _config(repository.files.get("config.json", b"{}")):
+            body["config"] = config
         self._say(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
     def _allowed(self, name: str, revision: str) -> Repository | None:
@@ -266,6 +268,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nobody reads it."""
+
+
+def _config(content: bytes) -> dict[str, Any]:
+    """What the hub tells of it."""
+    known = json.loads(content)
+    return {name: known[name] for name in ("architectures", "model_type") if name in known}
 
 
 def _git(content: bytes) -> str:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lemonade_serve.app import create_catalog, create_job_runner
 from lemonade_serve.cli import options
+from lemonade_serve.cli.bar import progress_bar
 from lemonade_serve.domain.checkpoint import CheckpointInfo, check_name
 from lemonade_serve.domain.imports import import_gguf
 from lemonade_serve.errors import InvalidRequest
-from lemonade_serve.hub import download
 from lemonade_serve.hub.origin import Here, Origin, find_origin
 from lemonade_serve.settings import Settings, load_settings
 
@@ -95,7 +92,7 @@ async def bring_and_import(
         check_name(name)
     catalog = create_catalog(settings)
     room = nullcontext(Path()) if isinstance(origin, Here) else catalog.staging()
-    with room as scratch, _progress_bar() as progress:
+    with room as scratch, progress_bar() as progress:
         click.echo(f"Importing {origin} ...", err=True)
         file = await asyncio.to_thread(origin.bring, scratch, progress)
         jobs = create_job_runner(settings)
@@ -110,20 +107,3 @@ def _find(
         if name in (None, info.name) and dtype in ("auto", info.dtype):
             return info
     return None
-
-
-@contextmanager
-def _progress_bar() -> Iterator[download.Progress]:
-    """Seen from the first progress on: an installer may show its own before."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    bar = Progress(*columns, console=Console(stderr=True))
-    task = bar.add_task("starting", total=1.0)
-
-    def show(stage: str, done: float) -> None:
-        bar.start()
-        bar.update(task, description=stage, completed=done)
-
-    try:
-        yield show
-    finally:
-        bar.stop()

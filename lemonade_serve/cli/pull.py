@@ -45,7 +45,8 @@ def pull(
     as_json: bool,
     **wanted: Any,
 ) -> None:
-    """Get a model from the Hugging Face hub: ONNX GenAI files as they are, a GGUF file by import.
+    """Get a model from the Hugging Face hub: ONNX GenAI files as they are, a GGUF file by import,
+    safetensors by conversion, where there is what that takes (`lemonade-serve convert --help`).
 
     Only the files of one variant are fetched: the one for this machine's devices and --dtype. What
     another time left unfinished is gone on with, and what other programs have fetched already is

@@ -33,6 +33,9 @@ _PURPOSES: Mapping[str, Mapping[str, _Command]] = {
         "import": _Command(
             "import_:import_", "import FILE.gguf", "make a checkpoint out of a GGUF file"
         ),
+        "convert": _Command(
+            "convert:convert", "convert DIRECTORY", "make a checkpoint out of safetensors"
+        ),
         "list": _Command("list_:list_", "list", "the checkpoints that there are"),
         "show": _Command("show:show", "show MODEL", "what it is, and where it came from"),
         "rm": _Command("rm:rm", "rm MODEL", "take it off the disk"),

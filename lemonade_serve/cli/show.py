@@ -93,10 +93,19 @@ def _lines(info: CheckpointInfo, origin: Provenance) -> Iterator[tuple[str, str]
         yield "made", f"{source.how}, by {source.program}, {pulled}"
         for file in source.files:
             yield "", f"{file.path}  {decimal(file.bytes)}  sha256 {file.sha256}"
+    elif made := origin.conversion:
+        yield "made", f"converted from {made.source}, by {', '.join(made.programs)}"
+        for converted in made.files:
+            yield "", f"{converted.path}  {decimal(converted.bytes)}  sha256 {converted.sha256}"
     elif origin.importer:
         yield "made", f"imported from {origin.source_file}, by {origin.importer}"
         yield "", f"sha256 {origin.source_sha256}"
     else:
         yield "made", "not known: there is no provenance.json beside it"
+    if made := origin.conversion:
+        rounded = f", {made.recipe.algorithm}, blocks of {made.recipe.block_size}"
+        how = rounded if made.recipe.algorithm else ""
+        yield "matrices", f"{made.recipe.dtype} for {made.recipe.execution_provider}{how}"
+        yield "checked", made.found
     if origin.lossless is not None:
         yield "matrices", f"{origin.lossless} exact, {origin.requantised or 0} rounded to 8 bit"

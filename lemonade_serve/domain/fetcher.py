@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 from lemonade_serve import errors
 from lemonade_serve.domain.checkpoint import AUTO, CheckpointInfo
+from lemonade_serve.domain.conversions import Workshops
 from lemonade_serve.domain.orders import Order
 from lemonade_serve.domain.ports import CheckpointCatalog, CheckpointShelf, Hub, JobRunner
 from lemonade_serve.domain.provenance import Source, SourceFile
@@ -26,6 +28,7 @@ Progress = Callable[[str, float], None]
 
 _IMPORT_BEGINS = 0.8
 """How much of the whole the download is, where an import follows."""
+_CONVERSION_BEGINS = 0.5
 
 
 class FetchTerms(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +68,7 @@ class Fetcher:
         hub: Hub,
         jobs: JobRunner,
         shelves: Shelves,
+        workshops: Workshops,
         *,
         terms: FetchTerms,
         wall: Callable[[], float],
@@ -73,6 +77,7 @@ class Fetcher:
         self._jobs = jobs
         self._shelf = shelves.shelf
         self._catalog = shelves.catalog
+        self._workshops = workshops
         self._terms = terms
         self._wall = wall
 
@@ -94,7 +99,8 @@ class Fetcher:
         """One that was made of the same files already."""
         sources = {(file.path, file.size) for file in selection.files}
         for info in await asyncio.to_thread(self._catalog.list, None):
-            if info.name == order.model and info.commit == listed.commit:
+            fits = info.name == order.model and order.dtype in (AUTO, info.dtype)
+            if fits and info.commit == listed.commit:
                 source = (await asyncio.to_thread(self._shelf.provenance, info)).source
                 if source and {(file.path, file.bytes) for file in source.files} == sources:
                     return info
@@ -104,18 +110,9 @@ class Fetcher:
         self, order: Order, listed: Repository, selection: Selection, progress: Progress
     ) -> CheckpointInfo:
         with self._shelf.staging() as staged:
-            if selection.kind is Kind.ONNX:
-                fetched = await self._fetch(order, listed, selection, str(staged), progress)
-                how = "fetched as it is"
-            else:
-                fetched = await self._fetch(
-                    order, listed, selection, "", _part(progress, 0.0, _IMPORT_BEGINS)
-                )
-                job = ImportGguf(fetched.paths[0], str(staged), order.dtype)
-                await self._jobs.run(job, _part(progress, _IMPORT_BEGINS, 1.0))
-                how = "imported from a GGUF file"
-            source = self._source(listed, selection, fetched, how)
-            dtype = await asyncio.to_thread(self._shelf.attest, staged, source)
+            fetched, how = await self._bring(order, listed, selection, staged, progress)
+            pulled = self._source(listed, selection, fetched, how)
+            dtype = await asyncio.to_thread(self._shelf.attest, staged, pulled)
             if order.dtype not in (AUTO, dtype):
                 raise errors.DeviceUnavailable(
                     f"{selection.folder or order.repository} turned out to be {dtype}, not "
@@ -125,6 +122,38 @@ class Fetcher:
             progress("publishing", 1.0)
             self._shelf.publish(staged, order.model, dtype)
             return await asyncio.to_thread(self._catalog.find, order.model, dtype, None)
+
+    async def _bring(
+        self,
+        order: Order,
+        listed: Repository,
+        selection: Selection,
+        staged: Path,
+        progress: Progress,
+    ) -> tuple[Fetched, str]:
+        """The files, and what became of them in `staged`."""
+
+        def fetch(into: str, until: float) -> Coroutine[None, None, Fetched]:
+            return self._fetch(order, listed, selection, into, _part(progress, 0.0, until))
+
+        match selection.kind:
+            case Kind.ONNX:
+                return await fetch(str(staged), 1.0), "fetched as it is"
+            case Kind.GGUF:
+                fetched = await fetch("", _IMPORT_BEGINS)
+                job = ImportGguf(fetched.paths[0], str(staged), order.dtype)
+                await self._jobs.run(job, _part(progress, _IMPORT_BEGINS, 1.0))
+                return fetched, "imported from a GGUF file"
+            case Kind.SAFETENSORS | Kind.ENCODER:
+                encodes = selection.kind is Kind.ENCODER
+                workshop = self._workshops.encoders if encodes else self._workshops.decoders
+                recipe = workshop.recipe(order.dtype, self._terms.providers)
+                await workshop.require()  # or it would be fetched for nothing
+                fetched = await fetch("", _CONVERSION_BEGINS)
+                source = Path(fetched.paths[0]).parent  # of the configuration: all are beside it
+                rest = _part(progress, _CONVERSION_BEGINS, 1.0)
+                await workshop.make(source, staged, recipe, rest)
+                return fetched, "converted from safetensors"
 
     def _fetch(
         self,

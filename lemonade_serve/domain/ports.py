@@ -16,6 +16,8 @@ from lemonade_serve.domain.device import Device
 from lemonade_serve.domain.events import Event, RequestFinished
 from lemonade_serve.domain.provenance import Provenance, Source
 from lemonade_serve.protocol.jobs import (
+    ConvertModel,
+    Exporter,
     Fetched,
     FetchFiles,
     ImportGguf,
@@ -203,3 +205,13 @@ class JobRunner(Protocol):
 
     async def run(self, job: ImportGguf, progress: Callable[[str, float], None]) -> JobDone:
         """Raises JobFailed. Cancelled, it leaves no process."""
+
+
+class Converter(Protocol):
+    """Makes checkpoints out of models as the hub has them, where there is what it takes."""
+
+    async def exporter(self, *, encoders: bool) -> Exporter:
+        """What there is, for encoders or for what generates. Raises JobFailed."""
+
+    async def convert(self, job: ConvertModel, progress: Callable[[str, float], None]) -> JobDone:
+        """Raises UnsupportedModel, DiskFull, JobFailed. Cancelled, it leaves no process."""

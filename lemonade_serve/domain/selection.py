@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 
 import msgspec
 
+from lemonade_serve.domain import exports, weights
 from lemonade_serve.domain.checkpoint import AUTO, DTYPES
 from lemonade_serve.errors import DeviceUnavailable, InvalidRequest, UnsupportedModel
 from lemonade_serve.protocol.jobs import Repository, RepositoryFile
@@ -22,6 +23,8 @@ class Kind(Enum):
 
     ONNX = "onnx"  # served as it is
     GGUF = "gguf"  # imported
+    SAFETENSORS = "safetensors"  # converted
+    ENCODER = "encoder"  # converted, from safetensors too
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,7 +90,8 @@ _LEFT_OUT = (
 
 
 def select(repository: Repository, wanted: Wanted) -> Selection:
-    """The variant for a device and a dtype, or the GGUF file.
+    """The variant for a device and a dtype, an encoder's graph, the GGUF file, or what has to be
+    converted.
 
     Raises UnsupportedModel for what cannot be served, DeviceUnavailable for a device or a dtype
     that it is not there for, InvalidRequest for patterns that nothing matches; with what there is.
@@ -102,9 +106,17 @@ def select(repository: Repository, wanted: Wanted) -> Selection:
     folders = _variants(files)
     if folders:
         return _select_variant(repository, files, folders, wanted)
+    if exports.encodes(repository) and (graphs := exports.graphs(files)):
+        graph = exports.choose(repository.name, graphs, wanted.dtype)
+        return Selection(kind=Kind.ONNX, files=exports.files_of(repository, graph))
     ggufs = [f for f in files if f.path.endswith(".gguf") and not _NOT_A_MODEL.search(f.path)]
     if ggufs:
         return _select_gguf(repository.name, ggufs, wanted.dtype)
+    if weights.has_safetensors(files):
+        encoder = exports.exportable(repository)
+        about = exports.DESCRIBING if encoder else weights.DESCRIBING
+        chosen = weights.choose(repository.name, repository.files, about)
+        return Selection(kind=Kind.ENCODER if encoder else Kind.SAFETENSORS, files=chosen)
     raise UnsupportedModel(f"{repository.name} cannot be served: {_why_not(files)}")
 
 
@@ -224,14 +236,12 @@ def _quantisation(stem: str) -> str:
 
 def _why_not(files: Sequence[RepositoryFile]) -> str:
     names = [file.path for file in files]
-    if any(name.endswith(".safetensors") for name in names):
-        return (
-            "it has safetensors, and conversion is not in this version; look for a repository with "
-            f"GGUF files, or ONNX files with a {CONFIG}"
-        )
     if any(name.endswith(".onnx") for name in names):
-        return f"its ONNX files come without the {CONFIG} of ONNX Runtime GenAI"
-    return f"it has neither a {CONFIG} nor a GGUF file, but {_some(names) or 'nothing'}"
+        return (
+            f"its ONNX files come without the {CONFIG} of ONNX Runtime GenAI, and an encoder would "
+            f"generate nothing and have a {exports.TOKENIZER} and a {exports.CONFIG}"
+        )
+    return f"it has no {CONFIG}, no GGUF file and no safetensors, but {_some(names) or 'nothing'}"
 
 
 def _some(names: Iterable[str], at_most: int = 12) -> str:

@@ -159,7 +159,10 @@ class DiskCatalog:
 
     def publish(self, staged: Path, name: str, dtype: str) -> Path:
         """Give a finished directory its place, by rename; one that was there before goes with
-        the staging. Raises JobFailed where that cannot be."""
+        the staging. Raises JobFailed where that cannot be, and ModelLoadError for an encoder that
+        could not be served."""
+        if not (staged / _CONFIG).exists() and encoders.changed(staged) is not None:
+            encoders.describe(staged)
         target = self._root / check_name(name) / dtype
         with self._writing("put a checkpoint in"):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -211,6 +214,8 @@ class DiskCatalog:
 
 
 def _stored_dtype(path: Path) -> str:
+    if not (path / _CONFIG).exists():
+        return encoders.describe(path).dtype
     config = msgspec.json.decode((path / _CONFIG).read_bytes(), type=_Config)
     return stored_dtype(path / config.model.decoder.filename)
 
@@ -226,8 +231,7 @@ def _describe_encoder(path: Path, root: Path, modified_ns: int) -> CheckpointInf
         described = encoders.describe(path)
     except errors.ModelLoadError as error:
         raise errors.ModelLoadError(f"{path}: {error.message}") from error
-    graph, origin = path / described.encoder.graph, provenance.read(path)
-    size = sum(file.stat().st_size for file in graph.parent.glob(f"{graph.name}*"))
+    size, origin = described.bytes, provenance.read(path)
     return CheckpointInfo(
         name=name,
         path=path,

@@ -8,22 +8,23 @@ A directory with a `config.json`, a `tokenizer.json` and an ONNX graph: `onnx/mo
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
+from lemonade_serve.domain.exports import CONFIG, GENERATING, MODULES, TOKENIZER, is_encoder
 from lemonade_serve.errors import ModelLoadError
-from lemonade_serve.hub.matrices import dtype_of, read_graph
+from lemonade_serve.hub.matrices import dtype_of, outside, read_graph
 from lemonade_serve.protocol.messages import Encoder
 
-CONFIG = "config.json"
-_MODULES = "modules.json"
-_TOKENIZER = "tokenizer.json"
+if TYPE_CHECKING:
+    from onnx import GraphProto
+
 _GRAPHS = ("onnx/model.onnx", "model.onnx")
-_GENERATING = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForSpeechSeq2Seq")
 _CLASSIFYING = "ForSequenceClassification"
 _POOLED = "sentence_embedding"
 """The output of a graph that has all modules in it."""
+_INPUTS = frozenset({"input_ids", "attention_mask", "token_type_ids", "position_ids"})
 _COUNTS_FROM_PADDING = frozenset({"camembert", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl"})
 """Their first position comes after that of padding."""
 _LEAST_LIMIT = 512
@@ -118,6 +119,8 @@ class Described(msgspec.Struct, frozen=True, kw_only=True):
     encoder: Encoder
     architecture: str
     dtype: str
+    bytes: int
+    """Of the graph and its weights."""
 
 
 def changed(path: Path) -> int | None:
@@ -129,9 +132,9 @@ def changed(path: Path) -> int | None:
     try:
         times = [(path / CONFIG).stat().st_mtime_ns]
         graphs = _graphs(path)
-        if not (path / _MODULES).exists():
+        if not (path / MODULES).exists():
             config = _read(path / CONFIG, _Config)
-            generates = config.architecture.endswith(_GENERATING)
+            generates = config.architecture.endswith(GENERATING)
             if generates or not (graphs or config.reranks):
                 return None
         return max(times + [graph.stat().st_mtime_ns for graph in graphs])
@@ -139,18 +142,30 @@ def changed(path: Path) -> int | None:
         return None
 
 
+def weighs(path: Path) -> bool:
+    """Whether a directory of weights without a graph is an encoder's. Raises ModelLoadError."""
+    try:
+        config = _read(path / CONFIG, _Config)
+    except (OSError, msgspec.DecodeError) as error:
+        raise ModelLoadError(f"{path}: {error}") from error
+    return is_encoder(config.architectures or (), modules=(path / MODULES).exists())
+
+
 def describe(path: Path) -> Described:
     """Raises ModelLoadError, naming what is missing or not understood; OSError and DecodeError."""
     config = _read(path / CONFIG, _Config)
     file = _graph(path)
-    if not (path / _TOKENIZER).exists():
-        raise ModelLoadError(f"an encoder needs its {_TOKENIZER}, which is missing")
+    if not (path / TOKENIZER).exists():
+        raise ModelLoadError(f"an encoder needs its {TOKENIZER}, which is missing")
     graph = read_graph(file)
+    _check_inputs(graph)
     outputs = {output.name for output in graph.output}
-    modules = _read_if_there(path / _MODULES, list[_Module], [])
+    modules = _read_if_there(path / MODULES, list[_Module], [])
     reading = _read_if_there(path / "sentence_bert_config.json", _Reading, _Reading())
     if config.reranks:
         _check_labels(config)
+    elif outputs == {"logits"}:
+        raise ModelLoadError("its graph gives logits and no vectors: nothing here serves it")
     encoder = Encoder(
         task="rerank" if config.reranks else "embedding",
         graph=str(file.relative_to(path)),
@@ -164,7 +179,12 @@ def describe(path: Path) -> Described:
         width=config.width,
         alone=any(node.op_type in _MIXING for node in graph.node),
     )
-    return Described(encoder=encoder, architecture=config.model_type, dtype=dtype_of(graph, file))
+    return Described(
+        encoder=encoder,
+        architecture=config.model_type,
+        dtype=dtype_of(graph, file),
+        bytes=_size(file, outside(graph)),
+    )
 
 
 def _graphs(path: Path) -> list[Path]:
@@ -183,6 +203,23 @@ def _graph(path: Path) -> Path:
         names = ", ".join(str(graph.relative_to(path)) for graph in found)
         raise ModelLoadError(f"there are several graphs, and none is called model.onnx: {names}")
     return found[0]
+
+
+def _size(graph: Path, weights: frozenset[str]) -> int:
+    """Of both, in bytes. Raises ModelLoadError for weights that are missing."""
+    files = [graph, *(graph.parent / name for name in sorted(weights))]
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise ModelLoadError(f"weights of {graph.name} are missing: {', '.join(missing)}")
+    return sum(file.stat().st_size for file in files)
+
+
+def _check_inputs(graph: GraphProto) -> None:
+    constants = {constant.name for constant in graph.initializer}
+    if strange := sorted({one.name for one in graph.input} - constants - _INPUTS):
+        raise ModelLoadError(
+            f"its graph wants {', '.join(strange[:4])}, and an encoder's nothing but "
+            f"{', '.join(sorted(_INPUTS))}"
+        )
 
 
 def _check_labels(config: _Config) -> None:
@@ -207,7 +244,7 @@ def _pooling(path: Path, modules: list[_Module]) -> Pooling:
     unknown = [m.kind for m in modules if m.kind not in ("Transformer", "Pooling", "Normalize")]
     if unknown:
         raise ModelLoadError(
-            f"{_MODULES} wants {', '.join(unknown)}, which the graph would have to contain: it has "
+            f"{MODULES} wants {', '.join(unknown)}, which the graph would have to contain: it has "
             f"no output {_POOLED}"
         )
     for module in modules:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 _STORED = {1: "fp32", 10: "fp16", 16: "bf16", 2: "int8", 3: "int8"}
 """By the numbers of onnx.TensorProto.DataType."""
 
+_EXTERNAL = 1  # onnx.TensorProto.DataLocation
+
 _WEIGHT = {
     "MatMul": 1,
     "Gemm": 1,
@@ -26,6 +28,9 @@ _WEIGHT = {
     "QLinearMatMul": 3,
 }
 """Where among the inputs of an operator that multiplies its matrix is."""
+
+_BLOCKS = frozenset({"MatMulBnb4", "MatMulNBits"})
+"""Operators whose matrix is in blocks of a few bits each."""
 
 _UNPACKING = frozenset({"Cast", "DequantizeLinear", "Identity", "Mul", "Sub", "Transpose"})
 """What may lie between a matrix as it is stored and as it is used; the first input counts."""
@@ -58,6 +63,21 @@ def dtype_of(graph: GraphProto, model: Path) -> str:
     return elements.most_common(1)[0][0] if elements else "fp32"
 
 
+def outside(graph: GraphProto) -> frozenset[str]:
+    """The files that have weights of the graph, by their paths from where it is."""
+    tensors = [
+        *graph.initializer,
+        *(a.t for node in graph.node for a in node.attribute if a.HasField("t")),
+    ]
+    return frozenset(
+        entry.value
+        for tensor in tensors
+        if tensor.data_location == _EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    )
+
+
 def _elements(graph: GraphProto) -> Counter[str]:
     """How many matrix elements there are in each dtype."""
     stored = {t.name: t for t in graph.initializer if t.data_type in _STORED and len(t.dims) == 2}
@@ -68,7 +88,7 @@ def _elements(graph: GraphProto) -> Counter[str]:
     }
     elements: Counter[str] = Counter()
     for node in graph.node:
-        if node.op_type == "MatMulNBits":
+        if node.op_type in _BLOCKS:
             attributes = {a.name: a.i for a in node.attribute}
             elements[f"int{attributes.get('bits', 4)}"] += attributes["K"] * attributes["N"]
         elif weight := _source(_weight(node), stored, unpacked):

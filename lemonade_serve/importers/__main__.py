@@ -17,16 +17,16 @@ from typing import NoReturn
 from lemonade_serve import errors
 from lemonade_serve.protocol.framing import Channel
 from lemonade_serve.protocol.jobs import (
-    Fetched,
+    ConvertModel,
     FetchFiles,
+    FindExporter,
     ImportGguf,
     JobDone,
     JobFailed,
     ListRepository,
     Progress,
-    Repository,
 )
-from lemonade_serve.protocol.messages import PROTOCOL_VERSION, Command, Hello
+from lemonade_serve.protocol.messages import PROTOCOL_VERSION, Command, Hello, Result
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
     job = channel.receive()
     if job is None:
         return
-    into = Path(job.into) if isinstance(job, ImportGguf | FetchFiles) and job.into else None
+    into = Path(place) if (place := getattr(job, "into", "")) else None
     finished = threading.Event()
     threading.Thread(target=_watch, args=(channel, into, finished), daemon=True).start()
     try:
@@ -48,7 +48,7 @@ def main() -> None:
         _abandon(into)
 
 
-def _work(channel: Channel, job: Command) -> JobDone | Repository | Fetched | JobFailed:
+def _work(channel: Channel, job: Command) -> Result:
     def progress(stage: str, fraction: float) -> None:
         channel.send(Progress(stage, fraction))
 
@@ -61,6 +61,14 @@ def _work(channel: Channel, job: Command) -> JobDone | Repository | Fetched | Jo
                     Path(job.source), Path(job.into), dtype=job.dtype, progress=progress
                 )
                 return JobDone(report.name, report.dtype)
+            case FindExporter(encoders):
+                from lemonade_serve.importers.exporter import find_exporter
+
+                return find_exporter(encoders=encoders)
+            case ConvertModel():
+                from lemonade_serve.importers.conversion import convert
+
+                return convert(job, progress)
             case ListRepository():
                 from lemonade_serve.importers.hub import list_repository
 

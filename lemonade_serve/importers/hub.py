@@ -55,10 +55,17 @@ class _Sibling(msgspec.Struct):
     lfs: _Lfs | None = None
 
 
+class _Config(msgspec.Struct):
+    """What the hub says of a `config.json`, or that file itself."""
+
+    architectures: tuple[str, ...] | None = None
+
+
 class _Info(msgspec.Struct):
     sha: Annotated[str, Meta(pattern="^[0-9a-f]{40}$")]
     siblings: tuple[_Sibling, ...]
     tags: tuple[str, ...] = ()
+    config: _Config | None = None
 
 
 class TryAgain(Exception):
@@ -91,14 +98,16 @@ def list_repository(job: ListRepository, root: str = constants.HF_HUB_CACHE) -> 
     cache = HubCache(Path(root), job.repository)
     if constants.is_offline_mode():
         if known := cache.known(revision):
-            return known
+            config = cache.pointer(known.commit, RepositoryFile("config.json", 0))
+            return msgspec.structs.replace(known, architectures=_architectures(config))
         raise errors.HubError(
             f"HF_HUB_OFFLINE is set, and the hub's cache here has nothing of {job.repository} at "
             f"{revision}"
         )
     info = _patiently(lambda: _ask(job.repository, revision))
     files = tuple(_file(sibling) for sibling in info.siblings)
-    listed = Repository(job.repository, revision, info.sha, files, _license(info))
+    networks = info.config.architectures if info.config else None
+    listed = Repository(job.repository, revision, info.sha, files, _license(info), networks or ())
     try:
         cache.refer(revision, listed.commit)
     except OSError as error:
@@ -122,6 +131,14 @@ def _ask(repository: str, revision: str) -> _Info:
         raise errors.HubError(
             f"{constants.ENDPOINT} does not answer as the hub does: {error}"
         ) from error
+
+
+def _architectures(config: Path) -> tuple[str, ...]:
+    """As the hub would tell them."""
+    try:
+        return msgspec.json.decode(config.read_bytes(), type=_Config).architectures or ()
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return ()
 
 
 def _patiently(ask: Callable[[], _T]) -> _T:

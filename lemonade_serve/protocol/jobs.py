@@ -17,6 +17,48 @@ class ImportGguf(msgspec.Struct, frozen=True, tag=True, array_like=True):
     dtype: str
 
 
+class Recipe(msgspec.Struct, frozen=True, array_like=True):
+    """How a model becomes a checkpoint: what its matrices are to be stored in, what it is to run
+    with, and for int4 and int8 how they are rounded, so many weights to a scale."""
+
+    dtype: str
+    execution_provider: str
+    algorithm: str
+    block_size: int
+
+
+class ConvertModel(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Make a checkpoint out of the model in the directory `source`, in the empty directory `into`,
+    with `threads`. `memory_limit` and `keep_free` are bytes: of memory that it may have, and of the
+    disk that stay free. One whose perplexity is more than `max_perplexity_ratio` times that of the
+    source is none; nor is, where the source is an `encoder`, one whose vectors have a cosine to the
+    source's of less than `min_cosine`, or whose scores are further off than `max_score_error`."""
+
+    source: str
+    into: str
+    recipe: Recipe
+    threads: int
+    memory_limit: int
+    keep_free: int
+    max_perplexity_ratio: float
+    encoder: bool = False
+    min_cosine: float = 0.0
+    max_score_error: float = 1.0
+
+
+class FindExporter(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Say what there is to convert models with that generate, or `encoders`."""
+
+    encoders: bool = False
+
+
+class Exporter(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """The packages that convert, with their versions, and those that are missing."""
+
+    programs: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
 class ListRepository(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Say what a repository of the hub holds at a revision; "" is its usual one."""
 
@@ -35,13 +77,15 @@ class RepositoryFile(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Repository(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """What a repository holds at a commit."""
+    """What a repository holds at a commit. `architectures` are what its `config.json`
+    names, as far as the hub knows them."""
 
     name: str
     revision: str
     commit: str
     files: tuple[RepositoryFile, ...]
     license: str | None = None
+    architectures: tuple[str, ...] = ()
 
 
 class FetchFiles(msgspec.Struct, frozen=True, tag=True, array_like=True):

@@ -16,8 +16,11 @@ from typing import Literal
 import msgspec
 
 from lemonade_serve.protocol.jobs import (
+    ConvertModel,
+    Exporter,
     Fetched,
     FetchFiles,
+    FindExporter,
     ImportGguf,
     JobDone,
     JobFailed,
@@ -243,7 +246,8 @@ class Cancel(msgspec.Struct, frozen=True, tag=True, array_like=True):
     request: int
 
 
-Command = Load | Generate | Encode | Cancel | ImportGguf | ListRepository | FetchFiles
+Job = ImportGguf | ConvertModel | FindExporter | ListRepository | FetchFiles
+Command = Load | Generate | Encode | Cancel | Job
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -364,4 +368,5 @@ class Events(msgspec.Struct, frozen=True, tag=True, array_like=True):
     kv_tokens: int = 0
 
 
-Report = Hello | Ready | LoadFailed | Events | Progress | JobDone | Repository | Fetched | JobFailed
+Result = JobDone | Exporter | Repository | Fetched | JobFailed
+Report = Hello | Ready | LoadFailed | Events | Progress | Result

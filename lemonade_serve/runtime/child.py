@@ -50,11 +50,13 @@ class Child(asyncio.Protocol):
         handshake_timeout_s: float,
         arguments: Sequence[str] = (),
         inherited: Sequence[int] = (),
+        python: str | None = None,
     ) -> Child:
         """Start it and wait for its Hello. Raises ChildError; leaves no process then.
 
         `arguments` follow the number of its socket; `inherited` are files that it shares with us,
-        under the same numbers.
+        under the same numbers. `python` is an interpreter that has the module, or
+        ours.
         """
         child = cls()
         ours, theirs = socket.socketpair()
@@ -63,7 +65,7 @@ class Child(asyncio.Protocol):
         )
         try:
             child._process = process = await asyncio.create_subprocess_exec(
-                sys.executable,
+                python or sys.executable,
                 "-P",  # what lies in the current directory is nobody's module
                 "-m",
                 module,

@@ -7,7 +7,7 @@ seconds, `_bytes`, `_tokens`); `environment.py` says what it is called there.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -166,6 +166,35 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """A job that takes longer is ended."""
 
 
+class Convert(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Checkpoints that are made of safetensors, by an environment that has the extra `export`."""
+
+    python: str | None = None
+    """That environment's interpreter; none: our own, which has it or converts nothing."""
+    encoder_python: str | None = None
+    """That of an environment that converts encoders (deploy/encoders/requirements.txt); none: our
+    own."""
+    algorithm: Annotated[str, Meta(pattern="^(default|rtn|k_quant(_last|_mixed|_linear)?)$")] = (
+        "k_quant_mixed"
+    )
+    """How int4 is rounded, in the words of onnxruntime-genai's model builder."""
+    block_size: Literal[16, 32, 64, 128, 256] = 32
+    """So many weights of int4 and int8 share a scale."""
+    max_perplexity_ratio: Annotated[float, Meta(ge=1)] = 1.5
+    """A checkpoint whose perplexity on the shipped text is so many times that of its source is
+    none."""
+    min_cosine: Annotated[float, Meta(ge=0, le=1)] = 0.99
+    """An embedding model whose vectors of the shipped texts are further off the source's is
+    none."""
+    max_score_error: Annotated[float, Meta(ge=0, le=1)] = 0.05
+    """A reranker whose scores of them are further off is none."""
+    memory_limit: Bytes = "auto"
+    """What a conversion may take, the source's files that it maps counted in; auto: four fifths of
+    what this machine has."""
+    timeout_s: Seconds = 14_400.0
+    """A conversion that takes longer is ended."""
+
+
 class Hub(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Models that are pulled. Where the hub is, its token, its cache and its proxies are said by
     its own variables, such as HF_ENDPOINT and HF_TOKEN."""
@@ -247,6 +276,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     worker: Worker = Worker()
     responses: Responses = Responses()
     job: Job = Job()
+    convert: Convert = Convert()
     hub: Hub = Hub()
     log: Log = Log()
     tracing: Tracing = Tracing()

@@ -31,6 +31,9 @@ from tests.strict import strictly
 REFERENCE = json.loads(
     (Path(__file__).parent.parent / "data" / "minilm-l6-v2-reference.json").read_bytes()
 )
+RERANKED = json.loads(
+    (Path(__file__).parent.parent / "data" / "tiny-reranker-reference.json").read_bytes()
+)["pairs"]
 TEXTS: list[str] = REFERENCE["texts"]
 LIMIT = 256
 
@@ -73,14 +76,18 @@ def cosines(some: Vectors, others: Vectors) -> Vectors:
     return np.asarray((some * others).sum(axis=1) / lengths)
 
 
+def reference() -> Vectors:
+    """What sentence-transformers makes of all texts."""
+    raw = [base64.b64decode(vector) for vector in REFERENCE["vectors"]]
+    return np.stack([np.frombuffer(one, "<f2") for one in raw]).astype(np.float32)
+
+
 class TestFidelity:
     def test_100_texts_are_what_sentence_transformers_makes_of_them(self, house: Daemon) -> None:
         """The reference was made by sentence-transformers on torch, one text at a time."""
         assert len(TEXTS) == 100
-        raw = [base64.b64decode(vector) for vector in REFERENCE["vectors"]]
-        reference = np.stack([np.frombuffer(one, "<f2") for one in raw]).astype(np.float32)
         found, tokens = embedded(house, TEXTS)
-        assert cosines(found, reference).min() > 1 - 1e-4
+        assert cosines(found, reference()).min() > 1 - 1e-4
         assert tokens == sum(REFERENCE["tokens"])
         np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
 
@@ -201,6 +208,13 @@ class TestRerank:
             assert order == sorted(range(3), key=lambda at: -scores[at])
             for result in told["results"]:
                 assert result["relevance_score"] == pytest.approx(scores[result["index"]], abs=1e-6)
+
+    def test_scores_are_what_transformers_makes_of_the_same_weights(self, house: Daemon) -> None:
+        """No package has a real cross-encoder: these weights are random."""
+        for query, document, score in RERANKED:
+            body = {"model": RERANKER, "query": query, "documents": [document]}
+            told = house.client.post("/v1/rerank", json=body).raise_for_status().json()
+            assert told["results"][0]["relevance_score"] == pytest.approx(score, abs=1e-5)
 
     def test_a_document_that_is_too_long_is_named(self, house: Daemon) -> None:
         body = {"model": RERANKER, "query": "what", "documents": ["a", "lemon " * 99]}

@@ -57,7 +57,7 @@ class Machine:
 
     def start(self, *arguments: str, **popen: Any) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "lemonade_serve", "pull", *arguments],
+            [sys.executable, "-m", "lemonade_serve", *arguments],
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -66,6 +66,9 @@ class Machine:
         )
 
     def pull(self, *arguments: str, **popen: Any) -> tuple[int, str, str]:
+        return self.run("pull", *arguments, **popen)
+
+    def run(self, *arguments: str, **popen: Any) -> tuple[int, str, str]:
         process = self.start(*arguments, **popen)
         output, complaint = process.communicate(timeout=120)
         return process.returncode, output, complaint
@@ -191,7 +194,7 @@ def test_the_command_that_is_killed_leaves_no_process_and_no_checkpoint(
 ) -> None:
     machine.hub.add(NAME, {**checkpoint, "model.onnx.data": LARGE})
     machine.hub.faults = [Fault(cut_after=200_000, until=threading.Event())]
-    process = machine.start(NAME)
+    process = machine.start("pull", NAME)
     machine.hub.sent.acquire()
     jobs = psutil.Process(process.pid).children(recursive=True)
     assert jobs
@@ -216,7 +219,7 @@ def test_an_interrupted_pull_ends_and_keeps_what_it_has(
     _in_order(machine.hub, last="model.onnx.data")
     # whoever runs these tests in the background may have it ignored
     heeding = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
-    process = machine.start(NAME, preexec_fn=heeding)
+    process = machine.start("pull", NAME, preexec_fn=heeding)
     machine.hub.sent.acquire()
     eventually(lambda: machine.partial().stat().st_size)
     process.send_signal(signal.SIGINT)
@@ -237,7 +240,7 @@ def test_two_pulls_of_one_model_at_once_fetch_it_once(
     machine: Machine, checkpoint: dict[str, bytes]
 ) -> None:
     machine.hub.add(NAME, checkpoint)
-    together = [machine.start(NAME, "--json") for _ in range(2)]
+    together = [machine.start("pull", NAME, "--json") for _ in range(2)]
     outputs = [process.communicate(timeout=120) for process in together]
     assert [process.returncode for process in together] == [0, 0], outputs
     paths = [json.loads(output)["path"] for output, _ in outputs]

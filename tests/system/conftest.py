@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +15,10 @@ import pytest
 from tests.system.containers import HARDENED, IMAGE, Container, docker
 
 StartContainer = Callable[..., Container]
+
+_EXPORTER = os.environ.get("LEMONADE_CONVERT__PYTHON", "")
+_ENCODER_EXPORTER = os.environ.get("LEMONADE_CONVERT__ENCODER_PYTHON", "")
+"""Read here: tests see no settings of whoever runs them."""
 
 
 @pytest.fixture(scope="session")
@@ -68,3 +73,28 @@ def accelerator(tmp_path: Path) -> str:
     os.chown(node, 0, 992)
     node.chmod(0o660)
     return f"{node}:/dev/accel/accel0"
+
+
+@pytest.fixture(scope="session")
+def exporter() -> str:
+    """The interpreter of an environment that converts models: it has this package, with the extra
+    `export` (docs/convert.md)."""
+    if not _EXPORTER:
+        pytest.skip("no LEMONADE_CONVERT__PYTHON names an environment with the extra `export`")
+    _check(_EXPORTER, "import lemonade_serve, onnx_ir, torch, transformers")
+    return _EXPORTER
+
+
+@pytest.fixture(scope="session")
+def encoder_exporter() -> str:
+    """That of one that converts encoders: it has this package, and what
+    deploy/encoders/requirements.txt lists (docs/embeddings.md)."""
+    if not _ENCODER_EXPORTER:
+        pytest.skip("no LEMONADE_CONVERT__ENCODER_PYTHON names an environment with optimum-onnx")
+    _check(_ENCODER_EXPORTER, "import lemonade_serve, onnx_ir, torch, optimum.exporters.onnx")
+    return _ENCODER_EXPORTER
+
+
+def _check(python: str, program: str) -> None:
+    done = subprocess.run((python, "-c", program), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -22,7 +22,7 @@ from lemonade_serve.protocol.jobs import (
     Repository,
     RepositoryFile,
 )
-from tests.fakes import FakeJobRunner, asynchronous
+from tests.fakes import FakeConverter, FakeJobRunner, asynchronous, workshops
 from tests.unit.hub.graphs import put
 
 TERMS = FetchTerms(
@@ -36,6 +36,7 @@ class FakeHub:
 
     def __init__(self) -> None:
         self.commit = "c" * 40
+        self.names: tuple[str, ...] = ("genai_config.json", "model.onnx")
         self.fetches: list[FetchFiles] = []
         self.fetching = asyncio.Event()
         self.cancelled = 0
@@ -49,7 +50,7 @@ class FakeHub:
         self._may_finish.set()
 
     async def list(self, job: ListRepository) -> Repository:
-        names = ("genai_config.json", "model.onnx")
+        names = self.names
         files = tuple(RepositoryFile(name, 10, sha256="0" * 64) for name in names)
         return Repository(job.repository, job.revision or "main", self.commit, files, "mit")
 
@@ -73,9 +74,15 @@ class House:
     def __init__(self, root: Path, *, at_once: int = 1, queue: int = 1) -> None:
         self.hub = FakeHub()
         self.root = root
+        self.converter = FakeConverter("torch")
         catalog = DiskCatalog(root)
         fetcher = Fetcher(
-            self.hub, FakeJobRunner(), Shelves(catalog, catalog), terms=TERMS, wall=lambda: 7.5
+            self.hub,
+            FakeJobRunner(),
+            Shelves(catalog, catalog),
+            workshops(self.converter),
+            terms=TERMS,
+            wall=lambda: 7.5,
         )
         self.puller = Puller(fetcher, at_once=at_once, queue=queue)
 
@@ -199,3 +206,15 @@ async def test_a_dtype_that_it_turns_out_not_to_be_publishes_nothing(tmp_path: P
 def test_what_names_no_repository_is_refused(what: str) -> None:
     with pytest.raises(errors.InvalidRequest):
         order(what)
+
+
+@asynchronous
+async def test_what_could_not_be_converted_is_not_fetched(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.hub.names = ("config.json", "tokenizer.json", "model.safetensors")
+    with pytest.raises(errors.UnsupportedModel, match="it has no torch"):
+        await house.begin()
+    with pytest.raises(errors.DeviceUnavailable, match="no fp16 for cpu"):
+        await house.begin(order("org/tiny", dtype="fp16"))
+    assert house.hub.fetches == []
+    assert house.left() == []

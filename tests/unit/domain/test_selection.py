@@ -114,11 +114,27 @@ def test_gguf_files_that_cannot_be_imported_are_named() -> None:
         choose(["model-Q8_0-00001-of-00002.gguf", "model-Q8_0-00002-of-00002.gguf"])
 
 
+def test_of_what_has_to_be_converted_weights_and_what_describes_them_are_fetched() -> None:
+    describing = ["config.json", "generation_config.json", "tokenizer.json"]
+    others = ["README.md", "modeling_own.py", "pytorch_model.bin", "flax_model.msgpack"]
+    assert chosen([*others, "model.safetensors", *describing]) == [
+        *describing,
+        "model.safetensors",
+    ]
+    parts = [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    index = "model.safetensors.index.json"
+    whole = [*others, *parts, "consolidated.safetensors", index, *describing]
+    assert chosen(whole) == [*describing, index, *parts]
+    assert chosen(whole, include=("*.safetensors",)) == [*describing, index, *parts]
+    assert choose(whole).kind is Kind.SAFETENSORS
+
+
 @pytest.mark.parametrize(
     ("paths", "reason"),
     [
-        (["config.json", "model.safetensors"], "conversion is not in this version"),
-        (["onnx/model_q4.onnx", "config.json"], "without the genai_config.json"),
+        (["onnx/model_q4.onnx", "config.json"], "without the genai_config.json.* tokenizer.json"),
+        (["config.json", "model.safetensors"], "no tokenizer.json"),
+        (["config.json", "tokenizer.json", "flax.safetensors"], "no model.safetensors"),
         (["README.md"], "README.md"),
         ([], "nothing"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from onnx import TensorProto, helper
 from lemonade_serve import errors
 from lemonade_serve.domain.checkpoint import CheckpointInfo, Task
 from lemonade_serve.hub.catalog import DiskCatalog
+from lemonade_serve.hub.encoders import weighs
 from lemonade_serve.protocol.messages import Encoder
-from tests.encoders import put, write
+from tests.encoders import put, put_weights, write
 
 
 def found(root: Path, name: str = "embedder") -> CheckpointInfo:
@@ -33,10 +35,15 @@ def edit(file: Path, **changes: Any) -> None:
     write(file, {**said, **changes})
 
 
-def put_graph(file: Path, nodes: list[Any], outputs: list[str], weights: Any = ()) -> None:
+def put_graph(
+    file: Path, nodes: list[Any], outputs: list[str], weights: Any = (), inputs: Any = ()
+) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    given = [helper.make_tensor_value_info(o, TensorProto.FLOAT, ["rows", 8]) for o in outputs]
-    graph = helper.make_graph(nodes, "tiny", [], given, list(weights))
+    taken, given = (
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", 8]) for name in names]
+        for names in (inputs, outputs)
+    )
+    graph = helper.make_graph(nodes, "tiny", taken, given, list(weights))
     onnx.save_model(helper.make_model(graph), str(file))
 
 
@@ -140,6 +147,19 @@ class TestReading:
         put_graph(path / "onnx" / "model.onnx", nodes, ["last_hidden_state"], [weight])
         assert found(tmp_path).dtype == "int8"
 
+    def test_weights_outside_of_the_graph_count(self, tmp_path: Path) -> None:
+        path = put(tmp_path / "embedder")
+        graph = path / "onnx" / "model.onnx"
+        model = onnx.load(str(graph))
+        onnx.save_model(
+            model, str(graph), save_as_external_data=True, location="weights", size_threshold=0
+        )
+        weights = path / "onnx" / "weights"
+        assert found(tmp_path).bytes == graph.stat().st_size + weights.stat().st_size
+        weights.unlink()
+        with pytest.raises(errors.ModelLoadError, match=r"weights of model\.onnx are missing"):
+            DiskCatalog(tmp_path).find("embedder", "auto")
+
     def test_the_only_graph_may_be_called_anything(self, tmp_path: Path) -> None:
         put(tmp_path / "embedder", file="onnx/model_O4.onnx")
         assert encoder(tmp_path).graph == "onnx/model_O4.onnx"
@@ -151,6 +171,26 @@ class TestReading:
         assert catalog.find("embedder", "auto") is before
         os.utime(path / "onnx" / "model.onnx", ns=(0, 1 << 62))
         assert catalog.find("embedder", "auto").modified_s > before.modified_s
+
+
+class TestPublishing:
+    def test_an_encoder_that_could_not_be_served_is_not_published(self, tmp_path: Path) -> None:
+        catalog = DiskCatalog(tmp_path / "cache")
+        with catalog.staging() as staged:
+            shutil.copytree(put(tmp_path / "many", labels=3), staged, dirs_exist_ok=True)
+            with pytest.raises(errors.ModelLoadError, match="3 labels"):
+                catalog.publish(staged, "many", "fp32")
+        assert catalog.list() == []
+
+    def test_weights_of_an_encoder_are_known_by_their_configuration(self, tmp_path: Path) -> None:
+        assert weighs(put_weights(tmp_path / "ranker", labels=1))
+        path = put_weights(tmp_path / "llama")
+        edit(path / "config.json", architectures=["LlamaForCausalLM"])
+        assert not weighs(path)
+        write(path / "modules.json", [])
+        assert weighs(path)
+        with pytest.raises(errors.ModelLoadError, match="nothing"):
+            weighs(tmp_path / "nothing")
 
 
 class TestWhatIsMissing:
@@ -186,6 +226,24 @@ class TestWhatIsMissing:
         path = put(tmp_path / "embedder")
         write(path / "modules.json", [{"type": "models.Transformer"}, {"type": "models.Dense"}])
         with pytest.raises(errors.ModelLoadError, match="Dense"):
+            found(tmp_path)
+
+    def test_a_graph_that_keeps_what_it_has_read_is_refused(self, tmp_path: Path) -> None:
+        path = put(tmp_path / "embedder")
+        node = helper.make_node("Identity", ["input_ids"], ["last_hidden_state"])
+        inputs = ["input_ids", "past_key_values.0.key"]
+        put_graph(path / "onnx" / "model.onnx", [node], ["last_hidden_state"], (), inputs)
+        with pytest.raises(errors.ModelLoadError, match=r"wants past_key_values\.0\.key"):
+            found(tmp_path)
+
+    def test_a_graph_that_gives_no_vectors_is_refused(self, tmp_path: Path) -> None:
+        path = put(tmp_path / "embedder")
+        put_graph(
+            path / "onnx" / "model.onnx",
+            [helper.make_node("Identity", ["x"], ["logits"])],
+            ["logits"],
+        )
+        with pytest.raises(errors.ModelLoadError, match="gives logits"):
             found(tmp_path)
 
     def test_a_file_that_is_not_json_is_named(self, tmp_path: Path) -> None:

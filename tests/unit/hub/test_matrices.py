@@ -29,6 +29,12 @@ def test_quantised_without_a_width_is_four_bits(tmp_path: Path) -> None:
     assert stored_dtype(write(tmp_path / "m.onnx", [multiply_quantised(None)])) == "int4"
 
 
+def test_four_bits_that_are_not_evenly_spaced_are_four_bits(tmp_path: Path) -> None:
+    node = multiply_quantised(None)
+    node.op_type = "MatMulBnb4"
+    assert stored_dtype(write(tmp_path / "m.onnx", [node])) == "int4"
+
+
 def test_the_dtype_of_most_elements_counts(tmp_path: Path) -> None:
     nodes = [multiply_quantised(4, 64, 64), multiply("a"), multiply("b")]
     weights = [matrix("a", "fp32"), matrix("b", "fp32", 16, 16)]

@@ -269,6 +269,17 @@ def test_offline_there_is_what_was_fetched(
     assert len(machine.hub.asked) == asked
 
 
+def test_the_networks_of_a_repository_are_told_offline_too(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert machine.list().architectures == ()
+    machine.hub.add(NAME, {**FILES, "config.json": b'{"architectures": ["BertModel"]}'})
+    assert machine.list().architectures == ("BertModel",)
+    machine.fetch()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert machine.list().architectures == ("BertModel",)
+
+
 def test_offline_a_cache_without_links_will_do(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
