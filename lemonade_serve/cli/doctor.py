@@ -114,7 +114,8 @@ def _check_settings(sourced: Sourced) -> Iterator[Finding]:
     settings = sourced.settings
     keys = read_api_keys(settings)
     yield Finding(Level.OK, "settings", f"{', '.join(origins)}; {len(keys)} API keys")
-    read_headers(settings.tracing)
+    if settings.tracing.endpoint:
+        read_headers(settings.tracing)
     for path in _secret_files(sourced):
         if path.stat().st_mode & stat.S_IROTH:
             said = f"{path} has secrets in it, and all users can read it"

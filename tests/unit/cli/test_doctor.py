@@ -155,8 +155,9 @@ def test_what_a_container_needs_is_one_line_for_docker() -> None:
 
 def test_what_a_container_needs_is_an_overlay_for_compose() -> None:
     overlay = CliRunner().invoke(doctor, ["--compose"]).stdout.splitlines()
-    assert overlay[:2] == ["services:", "  lemonade:"]
-    assert overlay[2].startswith("    image: lemonade-serve:")
+    assert overlay[0] == "services:"
+    assert overlay[2] == "  lemonade:"
+    assert overlay[3].startswith("    image: lemonade-serve:")
 
 
 def test_what_a_container_needs_is_json_for_programs() -> None:
