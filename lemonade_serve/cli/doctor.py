@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from lemonade_serve.cli import options, places
+from lemonade_serve.cli.listening import is_keyless
 from lemonade_serve.devices import checks
 from lemonade_serve.devices.budgets import budgets
 from lemonade_serve.devices.container import is_container, pass_on
@@ -27,10 +28,10 @@ from lemonade_serve.devices.providers import CPU, Probed, probe
 from lemonade_serve.devices.survey import Survey, survey
 from lemonade_serve.domain.device import ExecutionProvider
 from lemonade_serve.errors import LemonadeError, SettingsError
-from lemonade_serve.settings import Settings, Sourced, load_sourced, read_api_keys
+from lemonade_serve.settings import Settings, Sourced, load_sourced, read_api_keys, read_headers
 
 _STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
-_SECRETS = ("api_keys.", "database_url")
+_SECRETS = ("api_keys.", "database_url", "tracing.endpoint", "tracing.headers.")
 
 
 @click.command()
@@ -110,20 +111,27 @@ def _trying(subject: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Fi
 
 def _check_settings(sourced: Sourced) -> Iterator[Finding]:
     origins = list(dict.fromkeys(sourced.sources.values())) or ["all defaults"]
-    keys = read_api_keys(sourced.settings)
+    settings = sourced.settings
+    keys = read_api_keys(settings)
     yield Finding(Level.OK, "settings", f"{', '.join(origins)}; {len(keys)} API keys")
+    if settings.tracing.endpoint:
+        read_headers(settings.tracing)
     for path in _secret_files(sourced):
         if path.stat().st_mode & stat.S_IROTH:
             said = f"{path} has secrets in it, and all users can read it"
             yield Finding(Level.WARN, "settings", said, f"chmod o-r {path}")
+    if is_keyless(settings.server, keys=bool(keys)):
+        said = f"anyone who reaches {settings.server.host} is served: there are no API keys"
+        yield Finding(Level.WARN, "settings", said, "set api_keys, if others than you reach it")
 
 
 def _secret_files(sourced: Sourced) -> set[Path]:
     """Files of keys or passwords, among those that were read."""
     named = (source for key, source in sourced.sources.items() if key.startswith(_SECRETS))
     files = {Path(source) for source in named if Path(source).is_file()}
-    own = sourced.settings.api_keys_path
-    return files | {own} if own else files
+    settings = sourced.settings
+    own = settings.api_keys_file, settings.tracing.headers_file
+    return files | {Path(file).expanduser() for file in own if file}
 
 
 def _check_machine(settings: Settings) -> Iterator[Finding]:

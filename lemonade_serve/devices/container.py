@@ -38,8 +38,11 @@ class Passing(msgspec.Struct, frozen=True, kw_only=True):
         yield self.image
 
     def compose(self) -> str:
-        """The same as an overlay for Compose."""
-        lines = ["services:", "  lemonade:", f"    image: {self.image}"]
+        """The same as an overlay for docker-compose.yml, where Compose builds an image that is not
+        there, and the import runs in the same one."""
+        _, _, target = self.image.partition(":")
+        lines = ["services:", f'  import: {{image: "{self.image}"}}']
+        lines += ["  lemonade:", f"    image: {self.image}", f"    build: {{target: {target}}}"]
         if self.devices:
             lines += ["    devices:", *(f"      - {path}:{path}" for path in self.devices)]
         if self.groups:

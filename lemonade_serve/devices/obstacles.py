@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from lemonade_serve.devices.finding import Finding, Level
 from lemonade_serve.devices.nodes import PATTERNS, Node
-from lemonade_serve.devices.providers import CPU, Probe, Probed, ProbeFailed, same, short
+from lemonade_serve.devices.providers import CPU, Probe, Probed, ProbeFailed, arguments, same, short
 from lemonade_serve.domain.device import Device, ExecutionProvider
 
 _EXTRAS = ("openvino", "webgpu")
@@ -119,7 +120,8 @@ def _of_probe(
         yield Obstacle(
             f"the probe of {name} found nothing: {reason}",
             "its library or its driver is at fault: dmesg, and `python -m "
-            f"lemonade_serve.devices.probe {name} {hardware}`, show all that they say",
+            f"lemonade_serve.devices.probe {shlex.join(arguments(provider))}`, show all that they "
+            "say",
         )
     elif not probed.has(name):
         yield Obstacle(

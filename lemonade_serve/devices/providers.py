@@ -94,9 +94,8 @@ async def probe(
     try:
         process = await asyncio.create_subprocess_exec(
             *command,
-            *(provider.name, provider.hardware, f"--parent={os.getpid()}"),
-            *([f"--library={provider.library}"] if provider.library else []),
-            *(f"--option={name}={value}" for name, value in provider.options),
+            *arguments(provider),
+            f"--parent={os.getpid()}",
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -116,6 +115,13 @@ async def probe(
         return msgspec.json.decode(output, type=Probe)
     except msgspec.DecodeError as error:
         return ProbeFailed(f"it answered nonsense: {error}")
+
+
+def arguments(provider: ExecutionProvider) -> Sequence[str]:
+    """What the probe process is told of it."""
+    library = [f"--library={provider.library}"] if provider.library else []
+    options = [f"--option={name}={value}" for name, value in provider.options]
+    return [provider.name, provider.hardware, *library, *options]
 
 
 def same(one: str, other: str) -> bool:

@@ -115,6 +115,36 @@ def test_a_file_with_secrets_that_all_can_read_is_a_warning(file: Path) -> None:
     assert [finding["level"] for finding in settings] == ["ok"]
 
 
+def test_an_address_that_the_daemon_would_refuse_is_a_failure(file: Path) -> None:
+    environment = {"LEMONADE_SERVER__HOST": "0.0.0.0"}  # noqa: S104
+    result = invoke(file, "--json", **environment)
+    assert result.exit_code == 1
+    _, exposed = findings(result)["settings"]
+    assert (exposed["level"], "--allow-keyless" in exposed["said"]) == ("fail", True)
+    environment["LEMONADE_SERVER__ALLOW_KEYLESS"] = "true"
+    _, exposed = findings(invoke(file, "--json", **environment))["settings"]
+    assert (exposed["level"], "there are no API keys" in exposed["said"]) == ("warn", True)
+
+
+def test_what_is_sent_with_traces_is_a_secret_too(file: Path) -> None:
+    headers = file.with_name("headers.toml")
+    environment = {
+        "LEMONADE_TRACING__ENDPOINT": "http://127.0.0.1:4318/v1/traces",
+        "LEMONADE_TRACING__HEADERS_FILE": str(headers),
+    }
+    _, refused = findings(invoke(file, "--json", **environment))["settings"]
+    assert (refused["level"], "tracing.headers_file" in refused["said"]) == ("fail", True)
+    headers.write_text('x-key = "geheim"\n')
+    headers.chmod(0o604)
+    file.chmod(0o604)
+    file.write_text(file.read_text() + 'tracing.headers.x-other = "geheim"\n')
+    _, *warnings = findings(invoke(file, "--json", **environment))["settings"]
+    assert sorted(warning["advice"] for warning in warnings) == [
+        f"chmod o-r {headers}",
+        f"chmod o-r {file}",
+    ]
+
+
 def test_what_a_container_needs_is_one_line_for_docker() -> None:
     result = CliRunner().invoke(doctor, ["--docker"])
     assert result.exit_code == int(is_container())
@@ -125,8 +155,9 @@ def test_what_a_container_needs_is_one_line_for_docker() -> None:
 
 def test_what_a_container_needs_is_an_overlay_for_compose() -> None:
     overlay = CliRunner().invoke(doctor, ["--compose"]).stdout.splitlines()
-    assert overlay[:2] == ["services:", "  lemonade:"]
-    assert overlay[2].startswith("    image: lemonade-serve:")
+    assert overlay[0] == "services:"
+    assert overlay[2] == "  lemonade:"
+    assert overlay[3].startswith("    image: lemonade-serve:")
 
 
 def test_what_a_container_needs_is_json_for_programs() -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,14 @@ import pytest
 from tests.unit.cli.runner import invoke
 from tests.unit.cli.scripted import ScriptedDaemon, scripted
 
+WELL = {"status": "ok"}
 DRAINING = {"error": {"message": "The server is\nshutting down.", "code": "draining"}}
 
 
 @pytest.fixture
 def daemon() -> Iterator[ScriptedDaemon]:
     with scripted() as daemon:
+        daemon.body = WELL
         yield daemon
 
 
@@ -55,6 +58,12 @@ def test_whatever_else_answers_there_is_not_well(daemon: ScriptedDaemon, body: s
     assert (result.exit_code, result.output) == (1, "not ready: 502\n")
 
 
+def test_another_program_that_finds_all_well_is_no_daemon(daemon: ScriptedDaemon) -> None:
+    daemon.body = "<html>Welcome</html>"
+    result = invoke("healthcheck", "--port", port_of(daemon))
+    assert (result.exit_code, result.output) == (1, "not ready: 200, and no lemonade-serve\n")
+
+
 def test_nobody_there_is_exit_code_1() -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # and does not listen
@@ -73,9 +82,41 @@ def test_a_daemon_that_says_nothing_in_time_is_not_well(daemon: ScriptedDaemon) 
     assert "timed out" in result.output
 
 
+@contextmanager
+def dripping(path: Path) -> Iterator[threading.Event]:
+    """An answer that never ends, a byte at a time; set when the one who asked has gone."""
+    gone = threading.Event()
+
+    def drip() -> None:
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+            while not gone.wait(0.001):
+                connection.sendall(b"x")
+        gone.set()
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        thread = threading.Thread(target=drip)
+        thread.start()
+        yield gone
+        gone.set()
+        thread.join()
+
+
+def test_an_answer_that_takes_too_long_as_a_whole_is_late_too(tmp_path: Path) -> None:
+    path = tmp_path / "daemon.sock"
+    with dripping(path) as gone:
+        result = invoke("healthcheck", "--timeout", "0.2", "--uds", str(path))
+        assert gone.wait(60)
+    assert (result.exit_code, "timed out" in result.output) == (1, True)
+
+
 def test_it_finds_a_socket(tmp_path: Path) -> None:
     path = tmp_path / "daemon.sock"
-    with scripted(path):
+    with scripted(path) as daemon:
+        daemon.body = WELL
         assert invoke("healthcheck", "--uds", str(path)).exit_code == 0
     result = invoke("healthcheck", "--uds", str(tmp_path / "other.sock"))
     assert result.exit_code == 1

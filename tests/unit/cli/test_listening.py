@@ -9,9 +9,16 @@ from pathlib import Path
 import pytest
 import structlog
 
-from lemonade_serve.cli.listening import check_address, check_exposure, listening
+from lemonade_serve.cli.listening import (
+    check_address,
+    check_exposure,
+    check_listening,
+    listening,
+)
 from lemonade_serve.errors import SettingsError
-from lemonade_serve.settings import Server
+from lemonade_serve.settings import Server, Settings
+
+LONG = f"/tmp/{'x' * 120}"  # noqa: S108, nothing is made there
 
 
 @pytest.mark.parametrize(
@@ -94,6 +101,8 @@ def test_a_socket_that_a_killed_daemon_left_behind_is_removed(tmp_path: Path) ->
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
     check_address(Server(uds=str(path)))
+    assert path.is_socket()
+    check_listening(Settings(server=Server(uds=str(path))))
     assert not path.exists()
 
 
@@ -113,3 +122,30 @@ def test_a_socket_path_that_cannot_be_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SettingsError, match="cannot listen"):
         check_address(Server(uds=str(tmp_path / "file" / "daemon.sock")))
+
+
+def test_an_address_of_another_machine_is_refused_and_no_daemon_is_blamed(
+    listener: socket.socket,
+) -> None:
+    port = listener.getsockname()[1]
+    with pytest.raises(SettingsError, match=r"Cannot assign .* Choose another address"):
+        check_address(Server(host="192.0.2.1", port=port))
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [("/no/such/directory/x.sock", "is no directory to write in"), (LONG, "path too long")],
+)
+def test_a_socket_that_cannot_be_made_is_refused_with_the_reason(path: str, why: str) -> None:
+    with pytest.raises(SettingsError, match=why):
+        check_address(Server(uds=path))
+
+
+def test_whoever_takes_no_more_connections_holds_nobody_up(tmp_path: Path) -> None:
+    path = str(tmp_path / "daemon.sock")
+    with socket.socket(socket.AF_UNIX) as hanging, socket.socket(socket.AF_UNIX) as only:
+        hanging.bind(path)
+        hanging.listen(0)
+        only.connect(path)
+        with pytest.raises(SettingsError, match="hangs"):
+            check_address(Server(uds=path))

@@ -202,7 +202,15 @@ class TestExecutionProvider:
         finding = check(ProbeFailed(reason), node())
         assert finding.said == f"the probe of openvino found nothing: {reason}"
         assert "dmesg" in finding.advice
-        assert "lemonade_serve.devices.probe openvino npu" in finding.advice
+        assert "`python -m lemonade_serve.devices.probe openvino npu`" in finding.advice
+
+    def test_the_command_that_shows_all_is_the_one_that_was_run(self) -> None:
+        provider = ExecutionProvider(
+            name="vitisai", hardware="npu", library="/opt/a b.so", options=(("log", "1"),)
+        )
+        finding = check_device(Device.NPU, provider, ProbeFailed("it broke"), [node()])
+        command = "devices.probe vitisai npu '--library=/opt/a b.so' --option=log=1`"
+        assert command in finding.advice
 
 
 def test_each_device_has_its_own_probe() -> None:
