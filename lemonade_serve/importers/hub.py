@@ -6,7 +6,8 @@ own program keeps), HF_HUB_OFFLINE, HF_HOME, HTTPS_PROXY and their like.
 
 from __future__ import annotations
 
-import time
+import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Final, TypeVar
@@ -25,6 +26,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import (  # type: ignore[attr-defined]  # they are, in its documentation
     get_session,
     hf_raise_for_status,
+    parse_ratelimit_headers,
 )
 from msgspec import Meta
 
@@ -69,10 +71,10 @@ class TryAgain(Exception):
         self.wait_s = wait_s
 
 
-def pause(failures: int, error: TryAgain) -> None:
-    """Wait, after so many failures in a row."""
+def pause(failures: int, error: TryAgain, stopped: threading.Event) -> None:
+    """Wait, after so many failures in a row, unless it is of no use any more."""
     wait_s = error.wait_s if error.wait_s is not None else _FIRST_WAIT_S * 2 ** (failures - 1)
-    time.sleep(min(wait_s, _LONGEST_WAIT_S))
+    stopped.wait(min(wait_s, _LONGEST_WAIT_S))
 
 
 def headers() -> dict[str, str]:
@@ -88,9 +90,8 @@ def list_repository(job: ListRepository, root: str = constants.HF_HUB_CACHE) -> 
     Raises ModelNotFound, NotAllowed, HubError.
     """
     revision = job.revision or _USUAL
-    cache = HubCache(Path(root), job.repository)
     if constants.is_offline_mode():
-        if known := cache.known(revision):
+        if known := HubCache(Path(root), job.repository).known(revision):
             return known
         raise errors.HubError(
             f"HF_HUB_OFFLINE is set, and the hub's cache here has nothing of {job.repository} at "
@@ -98,9 +99,7 @@ def list_repository(job: ListRepository, root: str = constants.HF_HUB_CACHE) -> 
         )
     info = _patiently(lambda: _ask(job.repository, revision))
     files = tuple(_file(sibling) for sibling in info.siblings)
-    listed = Repository(job.repository, revision, info.sha, files, _license(info))
-    cache.refer(revision, listed.commit)
-    return listed
+    return Repository(job.repository, revision, info.sha, files, _license(info))
 
 
 def _ask(repository: str, revision: str) -> _Info:
@@ -111,13 +110,22 @@ def _ask(repository: str, revision: str) -> _Info:
         timeout=_LIST_TIMEOUT_S,
         follow_redirects=True,
     )
-    hf_raise_for_status(response)
+    check(response)
     try:
         return msgspec.json.decode(response.content, type=_Info)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise errors.HubError(
             f"{constants.ENDPOINT} does not answer as the hub does: {error}"
         ) from error
+
+
+def check(response: httpx2.Response) -> None:
+    """Raises what the hub's library makes of a status that tells of a failure."""
+    try:
+        hf_raise_for_status(response)
+    except (AttributeError, TypeError, ValueError) as error:  # it looks for its own words in there
+        said = f"status {response.status_code}"
+        raise HfHubHTTPError(said, response=response) from error
 
 
 def _patiently(ask: Callable[[], _T]) -> _T:
@@ -129,7 +137,7 @@ def _patiently(ask: Callable[[], _T]) -> _T:
             failures += 1
             if failures > _LIST_RETRIES:
                 raise errors.HubError(str(error)) from error
-            pause(failures, error)
+            pause(failures, error, threading.Event())
 
 
 def explained(ask: Callable[[], _T]) -> _T:
@@ -140,7 +148,7 @@ def explained(ask: Callable[[], _T]) -> _T:
     except GatedRepoError as error:
         raise errors.NotAllowed(
             f"the hub shows this to those who accepted its terms: do that at "
-            f"{_page(error)}, and set HF_TOKEN to a token of that account"
+            f"{_repository_page(error)}, and set HF_TOKEN to a token of that account"
         ) from error
     except RevisionNotFoundError as error:
         raise errors.ModelNotFound(f"there is no such revision: {_page(error)}") from error
@@ -161,11 +169,22 @@ def _refusal(error: HfHubHTTPError) -> Exception:
     status = error.response.status_code
     said = f"the hub at {constants.ENDPOINT} answered with status {status}"
     if status in RETRIED:
-        after = error.response.headers.get("Retry-After", "")
-        return TryAgain(said, float(after) if after.isdigit() else None)
+        return TryAgain(said, _wanted_wait_s(error.response.headers))
     if status in (401, 403):
         return errors.NotAllowed(f"{said}: set HF_TOKEN to a token that may read this")
     return errors.HubError(said)
+
+
+def _wanted_wait_s(headers: httpx2.Headers) -> float | None:
+    after = headers.get("Retry-After", "")
+    if after.isdigit():
+        return float(after)
+    limit = parse_ratelimit_headers(headers)
+    return limit.reset_in_seconds + 1.0 if limit and limit.remaining == 0 else None
+
+
+def _repository_page(error: HfHubHTTPError) -> str:
+    return re.split("/revision/|/resolve/", _page(error))[0]
 
 
 def _page(error: HfHubHTTPError) -> str:
