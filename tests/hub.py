@@ -47,6 +47,8 @@ class Repository(msgspec.Struct, kw_only=True):
     files: dict[str, bytes]
     private: bool = False
     gated: bool = False
+    listed: bool = False
+    """Gated, but what there is may be seen."""
     license: str = "apache-2.0"
 
     @property
@@ -65,6 +67,9 @@ class Hub:
         self.repositories: dict[str, Repository] = {}
         self.revisions: dict[tuple[str, str], Repository] = {}
         """Further ones, by name and revision."""
+        self.moved: dict[str, str] = {}
+        """What repositories were called once, and are now."""
+        self.error_body = b""
         self.asked: list[Asked] = []
         self.faults: list[Fault] = []
         self.listing_faults: list[Fault] = []
@@ -158,7 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
             fault = self.hub.listing_faults.pop(0)
             self._say(fault.status, b"", fault.headers)
             return
-        repository = self._allowed(name, revision)
+        repository = self._allowed(name, revision, listing=True)
         if repository is None:
             return
         if tree:
@@ -179,12 +184,15 @@ class _Handler(BaseHTTPRequestHandler):
             body["config"] = config
         self._say(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
-    def _allowed(self, name: str, revision: str) -> Repository | None:
+    def _allowed(self, name: str, revision: str, *, listing: bool = False) -> Repository | None:
+        if name in self.hub.moved:
+            self._say(307, b"", {"Location": self.path.replace(name, self.hub.moved[name], 1)})
+            return None
         repository = self.hub.repositories.get(name)
         known = self.headers.get("Authorization") == f"Bearer {TOKEN}"
         if repository is None or (repository.private and not known):
-            self._say(401, b"", {"X-Error-Code": "RepoNotFound"})
-        elif repository.gated and not known:
+            self._say(401, self.hub.error_body, {"X-Error-Code": "RepoNotFound"})
+        elif repository.gated and not known and not (listing and repository.listed):
             self._say(403, b"", {"X-Error-Code": "GatedRepo"})
         elif (found := self.hub.find(name, revision)) is None:
             self._say(404, b"", {"X-Error-Code": "RevisionNotFound"})

@@ -174,6 +174,7 @@ class Fetcher:
                 keep_free=self._terms.keep_free,
                 silence_s=self._terms.silence_s,
                 retries=self._terms.retries,
+                revision=listed.revision,
             ),
             progress,
         )

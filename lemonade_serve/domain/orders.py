@@ -11,7 +11,7 @@ from lemonade_serve import errors
 from lemonade_serve.domain.checkpoint import AUTO, check_name
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
-_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
+_REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]*")  # git knows none with `..`
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 

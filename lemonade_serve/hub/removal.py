@@ -29,19 +29,25 @@ def remove(path: Path, root: Path) -> None:
 
 def forget(source: Source, cache: Path) -> None:
     """Take out of the hub's cache what was downloaded for this checkpoint, unless something else
-    there points to it. What was there before stays: another program wanted it."""
-    repository = cache / f"models--{source.repository.replace('/', '--')}"
-    snapshot = repository / "snapshots" / source.commit
+    there points to it. What was there before stays: another program wanted it. `source` may say
+    what it likes: nothing outside of its snapshot is touched."""
+    repository = (cache / f"models--{source.repository.replace('/', '--')}").resolve()
+    snapshots = repository / "snapshots"
+    snapshot = snapshots / source.commit
+    if snapshot.resolve().parent != snapshots:
+        return
     for file in source.files:
         pointer = snapshot / file.path
-        if not file.downloaded or not pointer.is_file():
-            continue
-        blob = pointer.resolve()
-        pointer.unlink()
-        if blob != pointer and not _is_pointed_to(blob, repository / "snapshots"):
-            blob.unlink(missing_ok=True)
+        inside = pointer.parent.resolve().is_relative_to(snapshot)
+        if file.downloaded and inside and pointer.is_file():
+            blob = _blob(pointer, repository / "blobs")
+            pointer.unlink()
+            if blob and not _is_pointed_to(blob, snapshots):
+                blob.unlink(missing_ok=True)
     _remove_empty(sorted(snapshot.rglob("*"), reverse=True))
     _remove_empty([snapshot])
+    if not snapshot.exists():
+        _remove_mentions(repository, source.commit)
 
 
 def hub_cache(environment: Mapping[str, str] = os.environ) -> Path:
@@ -54,8 +60,32 @@ def hub_cache(environment: Mapping[str, str] = os.environ) -> Path:
     return Path(os.path.expandvars(home)).expanduser() / "hub"
 
 
+def _blob(pointer: Path, blobs: Path) -> Path | None:
+    """The repository's own, which may be a link itself, to what several share."""
+    if pointer.is_symlink():
+        blob = Path(os.path.normpath(pointer.parent / pointer.readlink()))
+        return blob if blob.parent == blobs else None
+    return next((blob for blob in blobs.glob("*") if blob.samefile(pointer)), None)
+
+
 def _is_pointed_to(blob: Path, snapshots: Path) -> bool:
-    return any(path.is_symlink() and path.resolve() == blob for path in snapshots.rglob("*"))
+    for path in snapshots.rglob("*"):
+        with suppress(FileNotFoundError):  # others come and go
+            if path.samefile(blob):
+                return True
+    return False
+
+
+def _remove_mentions(repository: Path, commit: str) -> None:
+    """Of a commit that there is no snapshot of any more, or the hub's own tools would call the
+    repository broken; with the last file goes all of it."""
+    for ref in [path for path in (repository / "refs").rglob("*") if path.is_file()]:
+        if ref.read_text("utf-8", "replace").strip() == commit:
+            ref.unlink()
+    (repository / "trees" / f"{commit}.json").unlink(missing_ok=True)
+    shutil.rmtree(repository / ".no_exist" / commit, ignore_errors=True)
+    if not any(path.is_symlink() or not path.is_dir() for path in repository.rglob("*")):
+        shutil.rmtree(repository, ignore_errors=True)
 
 
 def _remove_empty(directories: Iterable[Path]) -> None:

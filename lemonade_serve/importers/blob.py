@@ -18,14 +18,11 @@ from urllib.parse import quote
 
 import httpx2
 from huggingface_hub import constants
-from huggingface_hub.utils import (  # type: ignore[attr-defined]  # they are, in its documentation
-    get_session,
-    hf_raise_for_status,
-)
+from huggingface_hub.utils import get_session  # type: ignore[attr-defined]  # documented
 
 from lemonade_serve import errors
-from lemonade_serve.importers.hub import TryAgain, explained, headers, pause
-from lemonade_serve.importers.hub_cache import HubCache, digest_of, expected
+from lemonade_serve.importers.hub import TryAgain, check, explained, headers, pause
+from lemonade_serve.importers.hub_cache import HubCache, digest_of, expected, is_own
 from lemonade_serve.protocol.jobs import FetchFiles, RepositoryFile
 
 _CONNECT_TIMEOUT_S = 10.0
@@ -43,8 +40,10 @@ def complete(
 ) -> bool:
     """See to it that the hub's cache has the file, and that it is the right one; returns whether
     it had to be downloaded."""
+    if _is_here(file, cache, job.commit, told):  # so a cache that is only read will do
+        return False
     with _locked(cache.partial(file)) as partial:
-        if _is_whole(cache.blob(file), file, told):
+        if _is_here(file, cache, job.commit, told):
             cache.partial(file).unlink()
             return False
         try:
@@ -65,6 +64,15 @@ def discard(file: RepositoryFile, cache: HubCache) -> None:
         cache.partial(file).unlink()
 
 
+def _is_here(file: RepositoryFile, cache: HubCache, commit: str, told: Told) -> bool:
+    pointer = cache.pointer(commit, file)
+    if is_own(pointer):
+        if _is_whole(pointer, file, told):
+            return True
+        pointer.unlink()
+    return _is_whole(cache.blob(file), file, told)
+
+
 def _is_whole(blob: Path, file: RepositoryFile, told: Told) -> bool:
     if not blob.exists() or blob.stat().st_size != file.size:
         return False
@@ -78,6 +86,7 @@ def _is_whole(blob: Path, file: RepositoryFile, told: Told) -> bool:
 def _locked(path: Path) -> Iterator[BinaryIO]:
     """The file of that name, open at its end; nobody else has it so."""
     while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab+") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
             if _is_at(path, stream):
@@ -128,13 +137,15 @@ class _Download:
     def _gather(self) -> None:
         failures = 0
         while (at := self._size()) < self._file.size:
+            if self._stopped.is_set():
+                raise Stopped
             try:
                 explained(functools.partial(self._read_from, at))
             except TryAgain as error:
                 failures = 1 if self._size() > at else failures + 1
                 if failures > self._job.retries:
                     raise errors.HubError(f"{self._file.path}: {error}") from error
-                pause(failures, error)
+                pause(failures, error, self._stopped)
 
     def _read_from(self, at: int) -> None:
         """As much as one connection brings."""
@@ -143,7 +154,7 @@ class _Download:
         with get_session().stream(
             "GET", self._url, headers=asks, timeout=timeout, follow_redirects=True
         ) as response:
-            hf_raise_for_status(response)
+            check(response)
             if at and not _begins_at(response, at):
                 self._start_again()
                 at = 0

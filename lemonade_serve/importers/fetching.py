@@ -11,6 +11,7 @@ import shutil
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -63,15 +64,21 @@ class _Fetch:
         if self._job.into:
             self._report("publishing", 1.0)
             self._place_all(pointers)
+        with suppress(OSError):  # a cache that has all of it may belong to somebody else
+            self._cache.refer(self._job.revision, self._job.commit)
         digests = [
             file.sha256 or _sha256(pointer)
             for file, pointer in zip(self._job.files, pointers, strict=True)
         ]
-        return Fetched(tuple(map(str, pointers)), tuple(digests), tuple(downloaded))
+        brought = {expected(f) for f, new in zip(self._job.files, downloaded, strict=True) if new}
+        new = tuple(expected(file) in brought for file in self._job.files)
+        return Fetched(tuple(map(str, pointers)), tuple(digests), new)
 
     def _fetch(self, file: RepositoryFile) -> bool:
         """Whether it had to be downloaded."""
         try:
+            if self._stopped.is_set():
+                raise Stopped
             if not expected(file):  # offline, in a cache without links: nobody can say
                 return False
             return complete(file, self._cache, self._job, told=self._advance, stopped=self._stopped)
@@ -89,7 +96,7 @@ class _Fetch:
 
     def _check_room(self) -> None:
         """Before the first byte: is there room for all of them?"""
-        lacking = sum(self._cache.lacking(file) for file in self._job.files)
+        lacking = sum(self._cache.lacking(self._job.commit, file) for file in self._job.files)
         self._check_disk(self._root, lacking)
         if self._job.into and Path(self._job.into).stat().st_dev != self._root.stat().st_dev:
             self._check_disk(Path(self._job.into), self._total)
@@ -135,7 +142,12 @@ def _results(futures: Sequence[Future[bool]]) -> list[bool]:
 def _check_path(path: str) -> None:
     """A repository must not write where it likes."""
     parts = PurePosixPath(path).parts
-    if not parts or path.startswith("/") or any(part in ("..", ".") for part in parts):
+    if (
+        not parts
+        or path.startswith("/")
+        or any(part in ("..", ".") for part in parts)
+        or "\0" in path
+    ):
         raise errors.JobFailed(f"{path!r} is no path inside a repository")
 
 

@@ -6,7 +6,8 @@ own program keeps), HF_HUB_OFFLINE, HF_HOME, HTTPS_PROXY and their like.
 
 from __future__ import annotations
 
-import time
+import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Final, TypeVar
@@ -25,6 +26,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import (  # type: ignore[attr-defined]  # they are, in its documentation
     get_session,
     hf_raise_for_status,
+    parse_ratelimit_headers,
 )
 from msgspec import Meta
 
@@ -76,10 +78,10 @@ class TryAgain(Exception):
         self.wait_s = wait_s
 
 
-def pause(failures: int, error: TryAgain) -> None:
-    """Wait, after so many failures in a row."""
+def pause(failures: int, error: TryAgain, stopped: threading.Event) -> None:
+    """Wait, after so many failures in a row, unless it is of no use any more."""
     wait_s = error.wait_s if error.wait_s is not None else _FIRST_WAIT_S * 2 ** (failures - 1)
-    time.sleep(min(wait_s, _LONGEST_WAIT_S))
+    stopped.wait(min(wait_s, _LONGEST_WAIT_S))
 
 
 def headers() -> dict[str, str]:
@@ -92,11 +94,11 @@ def headers() -> dict[str, str]:
 def list_repository(job: ListRepository, root: str = constants.HF_HUB_CACHE) -> Repository:
     """What the hub, or offline its cache here, has of a repository.
 
-    Raises ModelNotFound, NotAllowed, HubError, DiskFull, JobFailed.
+    Raises ModelNotFound, NotAllowed, HubError.
     """
     revision = job.revision or _USUAL
-    cache = HubCache(Path(root), job.repository)
     if constants.is_offline_mode():
+        cache = HubCache(Path(root), job.repository)
         if known := cache.known(revision):
             config = cache.pointer(known.commit, RepositoryFile("config.json", 0))
             return msgspec.structs.replace(known, architectures=_architectures(config))
@@ -107,13 +109,7 @@ def list_repository(job: ListRepository, root: str = constants.HF_HUB_CACHE) -> 
     info = _patiently(lambda: _ask(job.repository, revision))
     files = tuple(_file(sibling) for sibling in info.siblings)
     networks = info.config.architectures if info.config else None
-    listed = Repository(job.repository, revision, info.sha, files, _license(info), networks or ())
-    try:
-        cache.refer(revision, listed.commit)
-    except OSError as error:
-        why = errors.JobFailed(f"cannot keep {job.repository}: {error}")
-        raise errors.DiskFull.by(error, Path(root)) or why from error
-    return listed
+    return Repository(job.repository, revision, info.sha, files, _license(info), networks or ())
 
 
 def _ask(repository: str, revision: str) -> _Info:
@@ -124,7 +120,7 @@ def _ask(repository: str, revision: str) -> _Info:
         timeout=_LIST_TIMEOUT_S,
         follow_redirects=True,
     )
-    hf_raise_for_status(response)
+    check(response)
     try:
         return msgspec.json.decode(response.content, type=_Info)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -141,6 +137,15 @@ def _architectures(config: Path) -> tuple[str, ...]:
         return ()
 
 
+def check(response: httpx2.Response) -> None:
+    """Raises what the hub's library makes of a status that tells of a failure."""
+    try:
+        hf_raise_for_status(response)
+    except (AttributeError, TypeError, ValueError) as error:  # it looks for its own words in there
+        said = f"status {response.status_code}"
+        raise HfHubHTTPError(said, response=response) from error
+
+
 def _patiently(ask: Callable[[], _T]) -> _T:
     failures = 0
     while True:
@@ -150,7 +155,7 @@ def _patiently(ask: Callable[[], _T]) -> _T:
             failures += 1
             if failures > _LIST_RETRIES:
                 raise errors.HubError(str(error)) from error
-            pause(failures, error)
+            pause(failures, error, threading.Event())
 
 
 def explained(ask: Callable[[], _T]) -> _T:
@@ -161,7 +166,7 @@ def explained(ask: Callable[[], _T]) -> _T:
     except GatedRepoError as error:
         raise errors.NotAllowed(
             f"the hub shows this to those who accepted its terms: do that at "
-            f"{_page(error)}, and set HF_TOKEN to a token of that account"
+            f"{_repository_page(error)}, and set HF_TOKEN to a token of that account"
         ) from error
     except RevisionNotFoundError as error:
         raise errors.ModelNotFound(f"there is no such revision: {_page(error)}") from error
@@ -182,11 +187,22 @@ def _refusal(error: HfHubHTTPError) -> Exception:
     status = error.response.status_code
     said = f"the hub at {constants.ENDPOINT} answered with status {status}"
     if status in RETRIED:
-        after = error.response.headers.get("Retry-After", "")
-        return TryAgain(said, float(after) if after.isdigit() else None)
+        return TryAgain(said, _wanted_wait_s(error.response.headers))
     if status in (401, 403):
         return errors.NotAllowed(f"{said}: set HF_TOKEN to a token that may read this")
     return errors.HubError(said)
+
+
+def _wanted_wait_s(headers: httpx2.Headers) -> float | None:
+    after = headers.get("Retry-After", "")
+    if after.isdigit():
+        return float(after)
+    limit = parse_ratelimit_headers(headers)
+    return limit.reset_in_seconds + 1.0 if limit and limit.remaining == 0 else None
+
+
+def _repository_page(error: HfHubHTTPError) -> str:
+    return re.split("/revision/|/resolve/", _page(error))[0]
 
 
 def _page(error: HfHubHTTPError) -> str:

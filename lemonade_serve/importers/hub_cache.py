@@ -16,6 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from huggingface_hub import constants
+
 from lemonade_serve.protocol.jobs import Repository, RepositoryFile
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -59,13 +61,14 @@ class HubCache:
         blob = self.blob(file)
         return blob.with_name(blob.name + _PARTIAL)
 
-    def lacking(self, file: RepositoryFile) -> int:
+    def lacking(self, commit: str, file: RepositoryFile) -> int:
         """How many bytes of it are not here yet."""
-        for path in (self.blob(file), self.partial(file)):
-            with suppress(FileNotFoundError):
-                if expected(file):
-                    return max(0, file.size - path.stat().st_size)
-        return file.size if expected(file) else 0
+        if not expected(file):
+            return 0
+        whole = (self.pointer(commit, file), self.blob(file))
+        if any(_size(path) == file.size for path in whole):
+            return 0
+        return max(0, file.size - _size(self.partial(file)))
 
     def pointer(self, commit: str, file: RepositoryFile) -> Path:
         return self.path / "snapshots" / commit / file.path
@@ -73,20 +76,26 @@ class HubCache:
     def point(self, commit: str, file: RepositoryFile) -> Path:
         """Give a blob that is there its name at a commit."""
         pointer, blob = self.pointer(commit, file), self.blob(file)
-        if expected(file) and not (pointer.exists() and pointer.samefile(blob)):
-            pointer.parent.mkdir(parents=True, exist_ok=True)
-            staged = pointer.with_name(f".{secrets.token_hex(4)}")
-            try:
-                staged.symlink_to(os.path.relpath(blob, pointer.parent))
-            except OSError:  # a file system without symbolic links
-                staged.hardlink_to(blob)
-            staged.replace(pointer)
+        if not expected(file) or is_own(pointer) or (pointer.exists() and pointer.samefile(blob)):
+            return pointer
+        pointer.parent.mkdir(parents=True, exist_ok=True)
+        staged = pointer.with_name(f".{secrets.token_hex(4)}")
+        try:
+            _link(staged, blob)
+        except OSError:  # a file system without links of any kind
+            blob.replace(staged)
+        staged.replace(pointer)
         return pointer
 
     def refer(self, revision: str, commit: str) -> None:
-        """Note which commit a branch or a tag is."""
+        """Note which commit a branch or a tag is; once there is a snapshot of it, or the hub's own
+        tools find the cache broken."""
         ref = self.path / "refs" / revision
-        if COMMIT.fullmatch(revision) or (ref.exists() and ref.read_text() == commit):
+        if (
+            not revision
+            or COMMIT.fullmatch(revision)
+            or (ref.exists() and ref.read_text() == commit)
+        ):
             return
         ref.parent.mkdir(parents=True, exist_ok=True)
         staged = ref.with_name(f".{secrets.token_hex(4)}")
@@ -107,13 +116,33 @@ class HubCache:
     def _files(self, snapshot: Path) -> Iterator[RepositoryFile]:
         for path in sorted(snapshot.rglob("*")):
             if path.is_file():
-                digest = path.resolve().name
+                # a blob may be a link itself, to what several repositories share
+                digest = path.readlink().name if path.is_symlink() else ""
                 yield RepositoryFile(
                     path.relative_to(snapshot).as_posix(),
                     path.stat().st_size,
                     sha256=digest if re.fullmatch("[0-9a-f]{64}", digest) else "",
                     git=digest if COMMIT.fullmatch(digest) else "",
                 )
+
+
+def is_own(pointer: Path) -> bool:
+    """Whether it is no link to a blob, but the file: so it is where there are no links."""
+    return pointer.is_file() and not pointer.is_symlink()
+
+
+def _link(path: Path, blob: Path) -> None:
+    if not constants.HF_HUB_DISABLE_SYMLINKS:
+        with suppress(OSError):
+            path.symlink_to(os.path.relpath(blob, path.parent))
+            return
+    path.hardlink_to(blob)
+
+
+def _size(path: Path) -> int:
+    with suppress(OSError):
+        return path.stat().st_size
+    return 0
 
 
 def digest_of(path: Path, file: RepositoryFile, told: Callable[[int], None]) -> str:

@@ -92,7 +92,7 @@ class FetchFiles(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Bring files of a repository into the hub's cache and check their digests; with an empty
     directory `into`, put them there too, below `folder` by their paths. `keep_free` bytes of either
     disk stay free. A connection that is silent for `silence_s` is tried again, `retries` times
-    without a byte in between."""
+    without a byte in between. The cache notes that the commit is what `revision` was."""
 
     repository: str
     commit: str
@@ -103,6 +103,7 @@ class FetchFiles(msgspec.Struct, frozen=True, tag=True, array_like=True):
     keep_free: int
     silence_s: float
     retries: int
+    revision: str = ""
 
 
 class Fetched(msgspec.Struct, frozen=True, tag=True, array_like=True):

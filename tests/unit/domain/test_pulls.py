@@ -202,7 +202,9 @@ async def test_a_dtype_that_it_turns_out_not_to_be_publishes_nothing(tmp_path: P
     assert house.left() == []
 
 
-@pytest.mark.parametrize("what", ["", "a/b/c", "../a", "a@", "a@b c", "a b", "/a", "a/b@../c"])
+@pytest.mark.parametrize(
+    "what", ["", "a/b/c", "../a", "a@", "a@b c", "a b", "/a", "a/b@../c", "a/b@c/../../d"]
+)
 def test_what_names_no_repository_is_refused(what: str) -> None:
     with pytest.raises(errors.InvalidRequest):
         order(what)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from lemonade_serve.protocol.jobs import Fetched, FetchFiles, ListRepository, Re
 from tests.hub import Hub
 
 NAME = "org/model"
+LARGE = random.Random(7).randbytes(600_000)  # noqa: S311, no secret
+FILES = {"config.json": b'{"a": 1}', "sub/model.onnx": LARGE, "tokenizer.json": b"{}" * 500}
 
 
 class Machine:
@@ -39,6 +42,7 @@ class Machine:
             keep_free=0,
             silence_s=5.0,
             retries=2,
+            revision=listed.revision,
         )
         return msgspec.structs.replace(job, **said)
 

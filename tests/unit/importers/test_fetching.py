@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-import random
 import shutil
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,22 +15,8 @@ from huggingface_hub import constants, snapshot_download
 from lemonade_serve import errors
 from lemonade_serve.importers import blob
 from lemonade_serve.protocol.jobs import RepositoryFile
-from tests.hub import TOKEN, Fault, Hub, running
-from tests.unit.importers.hub_job import NAME, Machine
-
-LARGE = random.Random(7).randbytes(600_000)  # noqa: S311, no secret
-FILES = {"config.json": b'{"a": 1}', "sub/model.onnx": LARGE, "tokenizer.json": b"{}" * 500}
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with running() as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.delenv("HF_TOKEN", raising=False)
-        hub.add(NAME, dict(FILES))
-        yield hub
+from tests.hub import TOKEN, Fault, Hub
+from tests.unit.importers.hub_job import FILES, LARGE, NAME, Machine
 
 
 @pytest.fixture(autouse=True)
@@ -42,14 +26,9 @@ def _no_pause(monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
     for module in ("blob", "hub"):
         monkeypatch.setattr(
             f"lemonade_serve.importers.{module}.pause",
-            lambda failures, error: waits.append(error.wait_s),
+            lambda failures, error, stopped: waits.append(error.wait_s),
         )
     return waits
-
-
-@pytest.fixture
-def machine(hub: Hub, tmp_path: Path) -> Machine:
-    return Machine(hub, tmp_path)
 
 
 def test_files_land_in_the_hubs_cache_and_in_the_directory(machine: Machine) -> None:
@@ -130,6 +109,24 @@ def test_a_hub_that_stays_broken_is_given_up(machine: Machine) -> None:
     with pytest.raises(errors.HubError, match="status 500"):
         machine.fetch(at_once=1)
     assert machine.contents() == {}
+
+
+def test_a_hub_that_counts_requests_says_when_it_counts_anew(
+    machine: Machine, _no_pause: list[float | None]
+) -> None:
+    limits = {"RateLimit": '"api";r=0;t=17', "RateLimit-Policy": '"fixed window";"api";q=500;w=300'}
+    machine.hub.listing_faults = [Fault(status=429, headers=limits)]
+    machine.hub.faults = [Fault(status=429, headers={"RateLimit": '"resolvers";r=4;t=17'})]
+    machine.fetch()
+    assert _no_pause == [18.0, None]
+
+
+def test_when_one_file_fails_the_others_are_not_asked_for(machine: Machine) -> None:
+    machine.hub.add(NAME, {f"{number}.json": b"%d" % number for number in range(20)})
+    machine.hub.faults = [Fault(status=500)] * 99
+    with pytest.raises(errors.HubError, match="status 500"):
+        machine.fetch(at_once=1, retries=2)
+    assert len(machine.hub.downloads()) == 3
 
 
 def test_a_digest_that_is_wrong_is_refused(machine: Machine) -> None:
@@ -295,8 +292,11 @@ def test_offline_a_cache_without_links_will_do(
 
 
 def test_a_commit_is_as_good_as_a_branch(machine: Machine) -> None:
-    commit = machine.list().commit
-    assert machine.list(commit).commit == commit
+    machine.fetch()
+    listed = machine.list(machine.list().commit)
+    shutil.rmtree(machine.into)
+    machine.into.mkdir()
+    machine.run(machine.job(listed))
     refs = machine.cache / "models--org--model" / "refs"
     assert [ref.name for ref in refs.iterdir()] == ["main"]
 
