@@ -279,8 +279,11 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _config(content: bytes) -> dict[str, Any]:
-    """What the hub tells of it."""
-    known = json.loads(content)
+    """What the hub tells of it, if it is one."""
+    try:
+        known = json.loads(content)
+    except ValueError:
+        return {}
     return {name: known[name] for name in ("architectures", "model_type") if name in known}
 
 
