@@ -20,9 +20,9 @@ from tests.graphs import Plan
 
 PLAN = Plan(vocabulary=49152, lora=True)
 MATRICES = {
-    "formal": lora.matrices(PLAN, 1),
-    "pirate": lora.matrices(PLAN, 2, rank=2),
-    "nothing": lora.matrices(PLAN, 3, size=0),
+    "formal": lora.matrices(PLAN.adapted, 1),
+    "pirate": lora.matrices(PLAN.adapted, 2, rank=2),
+    "nothing": lora.matrices(PLAN.adapted, 3, size=0),
 }
 PROMPT = "Once upon a time there was a ship, and on that ship there was"
 
@@ -76,6 +76,33 @@ def test_each_says_what_its_matrices_make_of_the_weights(
     for name in ("formal", "pirate"):
         assert say(client, f"merged-{name}") == said[f"tiny:{name}"]
     assert house.daemon.loads()["tiny"] == 1
+
+
+def test_a_real_model_is_what_it_was_and_has_adapters(
+    start_daemon: Callable[..., Daemon],
+    cache_dir: Path,
+    tmp_path: Path,
+    together: ThreadPoolExecutor,
+) -> None:
+    source = checkpoints.original(cache_dir)
+    model = onnx.load(str(source / "model.onnx"), load_external_data=False)
+    adapted = lora.grafted(model, ("attention.output", "mlp.down"))
+    replaced = {"model.onnx": model.SerializeToString()}
+    directory = checkpoints.link(source, tmp_path / "cache" / "real", replaced)
+    checkpoints.link(source, tmp_path / "cache" / "before")
+    for name, seed, size in (("a", 1, 0.02), ("b", 2, 0.04), ("zero", 3, 0)):
+        matrices = lora.matrices(adapted, seed, rank=16, size=size)
+        lora.write(directory / "adapters" / f"{name}.onnx_adapter", matrices)
+    daemon = start_daemon(
+        LEMONADE_CACHE_DIR=str(tmp_path / "cache"), LEMONADE_WORKER__ENGINE="onnxruntime-genai"
+    )
+    with client_of(daemon) as client:
+        before = say(client, "before")
+        names = ["real", "real:zero", "real:a", "real:b"]
+        said = [say(client, name) for name in names]
+        assert said[:2] == [before, before]
+        assert len(set(said)) == 3
+        assert list(together.map(lambda name: say(client, name), names)) == said
 
 
 def test_at_the_same_time_each_has_its_own(
