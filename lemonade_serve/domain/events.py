@@ -136,7 +136,7 @@ class RequestFinished(msgspec.Struct, frozen=True, kw_only=True):
 
 class RequestRefused(msgspec.Struct, frozen=True, kw_only=True):
     """A request was turned away before it had a checkpoint to wait for. `model` is what it named,
-    whether or not there is such a thing."""
+    without a dtype or an adapter, whether or not there is such a thing."""
 
     model: str | None
     endpoint: str

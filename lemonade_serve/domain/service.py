@@ -53,9 +53,10 @@ class Service(ABC, Generic[RequestT, UnderwayT]):
         try:
             return await self._begin(request)
         except errors.LemonadeError as error:
+            said = request.placement.model
             refused = RequestRefused.by(
                 error,
-                model=request.placement.model,
+                model=said and said.partition(":")[0],  # counted for all dtypes and adapters
                 endpoint=request.endpoint,
                 duration_s=max(0.0, self._clock() - request.arrived),
                 traceparent=request.traceparent,

@@ -20,9 +20,9 @@ from tests.graphs import Plan
 
 PLAN = Plan(vocabulary=49152, lora=True)
 MATRICES = {
-    "formal": lora.matrices(PLAN, 1),
-    "pirate": lora.matrices(PLAN, 2, rank=2),
-    "nothing": lora.matrices(PLAN, 3, size=0),
+    "formal": lora.matrices(PLAN.adapted, 1),
+    "pirate": lora.matrices(PLAN.adapted, 2, rank=2),
+    "nothing": lora.matrices(PLAN.adapted, 3, size=0),
 }
 PROMPT = "Once upon a time there was a ship, and on that ship there was"
 
@@ -76,6 +76,43 @@ def test_each_says_what_its_matrices_make_of_the_weights(
     for name in ("formal", "pirate"):
         assert say(client, f"merged-{name}") == said[f"tiny:{name}"]
     assert house.daemon.loads()["tiny"] == 1
+
+
+def test_a_real_model_is_what_it_was_and_has_adapters(
+    start_daemon: Callable[..., Daemon],
+    cache_dir: Path,
+    tmp_path: Path,
+    together: ThreadPoolExecutor,
+) -> None:
+    source = checkpoints.original(cache_dir)
+    model = onnx.load(str(source / "model.onnx"), load_external_data=False)
+    adapted = lora.grafted(model, ("attention.output", "mlp.down"))
+    replaced = {"model.onnx": model.SerializeToString()}
+    directory = checkpoints.link(source, tmp_path / "cache" / "real", replaced)
+    checkpoints.link(source, tmp_path / "cache" / "before")
+    for name, seed, size in (("a", 1, 0.04), ("b", 2, 0.04), ("zero", 3, 0)):
+        matrices = lora.matrices(adapted, seed, rank=16, size=size)
+        lora.write(directory / "adapters" / f"{name}.onnx_adapter", matrices)
+    daemon = start_daemon(
+        LEMONADE_CACHE_DIR=str(tmp_path / "cache"), LEMONADE_WORKER__ENGINE="onnxruntime-genai"
+    )
+    with client_of(daemon) as client:
+
+        def odds(model: str) -> tuple[float, ...]:
+            """Of the tokens that it says."""
+            answer = client.completions.create(
+                model=model, prompt=PROMPT, max_tokens=16, temperature=0, logprobs=0
+            )
+            drawn = answer.choices[0].logprobs
+            assert drawn
+            return tuple(of for of in drawn.token_logprobs or () if of is not None)
+
+        before = odds("before")
+        names = ["real", "real:zero", "real:a", "real:b"]
+        said = [odds(name) for name in names]
+        assert said[:2] == [before, before]
+        assert len(set(said)) == 3
+        assert list(together.map(odds, names)) == said
 
 
 def test_at_the_same_time_each_has_its_own(

@@ -28,9 +28,9 @@ PROMPT = [5, 100, 20, 511, 7, 300, 41, 8, 90, 250, 77, 19]
 TOKENS = 12
 NAMES = (None, "formal", "pirate", "nothing")
 MATRICES: Mapping[str, lora.Matrices] = {
-    "formal": lora.matrices(PLAN, 1),
-    "pirate": lora.matrices(PLAN, 2, rank=2),
-    "nothing": lora.matrices(PLAN, 3, size=0),
+    "formal": lora.matrices(PLAN.adapted, 1),
+    "pirate": lora.matrices(PLAN.adapted, 2, rank=2),
+    "nothing": lora.matrices(PLAN.adapted, 3, size=0),
 }
 
 
@@ -292,7 +292,7 @@ def test_an_adapter_for_a_graph_that_takes_none_is_refused(tmp_path: Path) -> No
 @pytest.mark.parametrize("plan", [Plan(lora=True, bits=4), Plan(lora=True, grouped=False)], ids=str)
 def test_adapters_fit_quantised_graphs_and_other_attentions(tmp_path: Path, plan: Plan) -> None:
     directory = tiny.put(tmp_path / "tiny", plan)
-    lora.write(directory / "a.onnx_adapter", lora.matrices(plan, 1))
-    lora.write(directory / "z.onnx_adapter", lora.matrices(plan, 1, size=0))
+    lora.write(directory / "a.onnx_adapter", lora.matrices(plan.adapted, 1))
+    lora.write(directory / "z.onnx_adapter", lora.matrices(plan.adapted, 1, size=0))
     engine, there = open_(directory), known(directory)
     assert alone(engine, there["z"]) == alone(engine, None) != alone(engine, there["a"])

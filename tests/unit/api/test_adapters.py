@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,12 @@ async def test_metrics_know_the_checkpoint_and_stats_the_adapter(open_house: Ope
         await house.client.post("/v1/completions", json={"model": "small:pirate", **PROMPT})
         stats = (await house.client.get("/api/v0/stats")).json()
         assert stats["model"] == "small:pirate"
+        await house.client.post("/v1/completions", json={"model": "small:lazy", **PROMPT})
         metrics = (await house.client.get("/metrics")).text
-        assert 'model="small"' in metrics
+        counted = [line for line in metrics.splitlines() if line.endswith(" 1")]
+        requests = [line for line in counted if line.startswith("lemonade_requests_total")]
+        assert [re.findall('(?:model|outcome)="([^"]*)"', line) for line in requests] == [
+            ["small", "error"],
+            ["small", "ok"],
+        ]
         assert "pirate" not in metrics
