@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -40,11 +41,13 @@ class ConversionTerms(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Conversions:
-    """Converts models, where there is an exporter."""
+    """Converts models where there is an exporter, one at a time: each may take all the memory that
+    conversions may have."""
 
     def __init__(self, converter: Converter, terms: ConversionTerms) -> None:
         self._converter = converter
         self._terms = terms
+        self._turn = asyncio.Lock()
 
     async def require(self) -> None:
         """Raises UnsupportedModel, with what to do, where nothing can be converted."""
@@ -92,7 +95,9 @@ class Conversions:
             keep_free=terms.keep_free,
             max_perplexity_ratio=terms.max_perplexity_ratio,
         )
-        return await self._converter.convert(job, progress)
+        progress("waiting for its turn", 0.0)
+        async with self._turn:
+            return await self._converter.convert(job, progress)
 
 
 async def convert_directory(
