@@ -353,7 +353,7 @@ CONVERSION_TERMS = ConversionTerms(
 def conversions(converter: FakeConverter | None = None, *, encoders: bool = False) -> Conversions:
     """By default there is nothing to convert with."""
     terms = msgspec.structs.replace(CONVERSION_TERMS, encoders=encoders)
-    return Conversions(converter or FakeConverter("torch"), terms)
+    return Conversions(converter or FakeConverter("torch"), terms, asyncio.Lock())
 
 
 def workshops(converter: FakeConverter | None = None) -> Workshops:
