@@ -73,7 +73,8 @@ def _lines(info: CheckpointInfo, origin: Provenance) -> Iterator[tuple[str, str]
     yield "capabilities", ", ".join(info.capabilities)
     yield "context length", f"{info.context_length} tokens"
     yield "on disk", f"{decimal(info.bytes)}, {info.path}"
-    yield "in memory", f"about {decimal(info.memory_bytes)}, and its KV cache"
+    cache = "" if info.encoder else ", and its KV cache"
+    yield "in memory", f"about {decimal(info.memory_bytes)}{cache}"
     yield "license", origin.license or "not known"
     if source := origin.source:
         pulled = datetime.fromtimestamp(source.pulled_s, UTC).strftime("%Y-%m-%d %H:%M UTC")
