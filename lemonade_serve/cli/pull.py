@@ -32,7 +32,7 @@ from lemonade_serve.settings import Settings, load_settings
     default="auto",
     show_default=True,
     type=click.Choice(["auto", "int4", "int8", "fp16", "bf16", "fp32"]),
-    help="What the matrices are to be. auto: 4 bit if there is such a one.",
+    help="What the matrices are to be. auto: 4 bit if there is such a one, of encoders float32.",
 )
 @click.option("--name", help="What to call the model here.  [default: as the repository is called]")
 @options.cache_dir
@@ -45,8 +45,9 @@ def pull(
     as_json: bool,
     **wanted: Any,
 ) -> None:
-    """Get a model from the Hugging Face hub: ONNX GenAI files as they are, a GGUF file by import,
-    safetensors by conversion, where there is what that takes (`lemonade-serve convert --help`).
+    """Get a model from the Hugging Face hub: ONNX GenAI files and encoders' graphs as they are, a
+    GGUF file by import, safetensors by conversion, where there is what that takes (`lemonade-serve
+    convert --help`).
 
     Only the files of one variant are fetched: the one for this machine's devices and --dtype. What
     another time left unfinished is gone on with, and what other programs have fetched already is

@@ -82,7 +82,8 @@ def _lines(info: CheckpointInfo, origin: Provenance) -> Iterator[tuple[str, str]
     yield "capabilities", ", ".join(info.capabilities)
     yield "context length", f"{info.context_length} tokens"
     yield "on disk", f"{decimal(info.bytes)}, {info.path}"
-    yield "in memory", f"about {decimal(info.memory_bytes)}, and its KV cache"
+    cache = "" if info.encoder else ", and its KV cache"
+    yield "in memory", f"about {decimal(info.memory_bytes)}{cache}"
     for adapter in info.adapters:
         yield "adapter", f"{adapter.name}  {decimal(adapter.bytes)}, {adapter.path}"
     yield "license", origin.license or "not known"

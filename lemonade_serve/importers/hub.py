@@ -58,9 +58,14 @@ class _Sibling(msgspec.Struct):
 
 
 class _Config(msgspec.Struct):
-    """What the hub says of a `config.json`, or that file itself."""
+    """What the hub says of a `config.json`, or that file itself. Anything may stand there."""
 
-    architectures: tuple[str, ...] | None = None
+    architectures: object = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        said = self.architectures if isinstance(self.architectures, list) else []
+        return tuple(one for one in said if isinstance(one, str))
 
 
 class _Info(msgspec.Struct):
@@ -108,8 +113,8 @@ def list_repository(job: ListRepository, root: str = constants.HF_HUB_CACHE) -> 
         )
     info = _patiently(lambda: _ask(job.repository, revision))
     files = tuple(_file(sibling) for sibling in info.siblings)
-    networks = info.config.architectures if info.config else None
-    return Repository(job.repository, revision, info.sha, files, _license(info), networks or ())
+    networks = info.config.names if info.config else ()
+    return Repository(job.repository, revision, info.sha, files, _license(info), networks)
 
 
 def _ask(repository: str, revision: str) -> _Info:
@@ -132,7 +137,7 @@ def _ask(repository: str, revision: str) -> _Info:
 def _architectures(config: Path) -> tuple[str, ...]:
     """As the hub would tell them."""
     try:
-        return msgspec.json.decode(config.read_bytes(), type=_Config).architectures or ()
+        return msgspec.json.decode(config.read_bytes(), type=_Config).names
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return ()
 

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lemonade_serve.errors import ModelLoadError
-from lemonade_serve.hub.matrices import stored_dtype
+from lemonade_serve.hub.matrices import outside, read_graph, stored_dtype
 from tests.unit.hub.graphs import matrix, model, multiply, multiply_quantised, write, write_dtype
 
 
@@ -55,6 +55,18 @@ def test_what_is_not_multiplied_with_does_not_count(tmp_path: Path) -> None:
 def test_a_product_of_two_computed_matrices_does_not_count(tmp_path: Path) -> None:
     nodes = [helper.make_node("MatMul", ["q", "k"], ["scores"]), multiply("w")]
     assert stored_dtype(write(tmp_path / "m.onnx", nodes, [matrix("w", "fp16")])) == "fp16"
+
+
+def test_files_with_weights_are_named_wherever_in_the_graph_they_are_used(tmp_path: Path) -> None:
+    constant = helper.make_node("Constant", [], ["c"], value=matrix("c", "fp32"))
+    tiny = model([constant, multiply("w")], [matrix("w", "fp32"), matrix("inside", "fp32")])
+    for tensor, place in ((constant.attribute[0].t, "c_value"), (tiny.graph.initializer[0], "w")):
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=place)
+    tiny.graph.node[0].CopyFrom(constant)
+    (tmp_path / "m.onnx").write_bytes(tiny.SerializeToString())
+    assert outside(read_graph(tmp_path / "m.onnx")) == {"c_value", "w"}
 
 
 def test_the_weights_are_not_read(tmp_path: Path) -> None:

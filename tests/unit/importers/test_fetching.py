@@ -270,6 +270,8 @@ def test_the_networks_of_a_repository_are_told_offline_too(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert machine.list().architectures == ()
+    machine.hub.add(NAME, {**FILES, "config.json": b'{"architectures": ["A", null]}'})
+    assert machine.list().architectures == ("A",)
     machine.hub.add(NAME, {**FILES, "config.json": b'{"architectures": ["BertModel"]}'})
     assert machine.list().architectures == ("BertModel",)
     machine.fetch()
