@@ -66,15 +66,15 @@ class Exchange:
         self.generation: Generation | None = None
         self.encoding: Encoding | None = None
         self.status = 0
-        self.failed = False
-        """Set when an error ended a stream whose status was already sent."""
+        self.error = ""
+        """The code of what ended it, also of a stream whose status was already sent."""
 
     def outcome(self) -> str:
         if self.status in (429, 503):
             return "rejected"
         if self.status == 499:
             return "cancelled"
-        if self.failed or self.status >= 400 or self.status == 0:
+        if self.error or self.status >= 400 or self.status == 0:
             return "error"
         unfinished = self.generation is not None and self.generation.finish_reason is None
         return "cancelled" if unfinished else "ok"
@@ -152,6 +152,7 @@ class Access:
         try:
             self._admit(scope)
         except errors.LemonadeError as error:
+            exchange_of(scope).error = error.code
             self._tell(scope, error)
             await _refuse(error, scope["path"], send)
         else:
@@ -185,12 +186,15 @@ class Access:
     def _report(self, scope: HTTPScope, exchange: Exchange) -> None:
         work = exchange.generation or exchange.encoding
         figures = work.figures() if work else {}
+        outcome = exchange.outcome()
+        code = {"code": exchange.error} if outcome in ("error", "rejected") else {}
         log.info(
             "request_finished",
             method=scope["method"],
             path=scope["path"],
             status=exchange.status,
-            outcome=exchange.outcome(),
+            outcome=outcome,
+            **code,
             client=exchange.client,
             duration_s=round(self._clock() - exchange.arrived, 6),
             **figures,

@@ -242,9 +242,10 @@ async def _chunks(
                 yield _comment(generation)
                 silent_until = loop.time() + keepalive_s
     except Exception as error:
-        exchange_of(request.scope).failed = True
+        shown = show(error)
+        exchange_of(request.scope).error = shown.code
         report("stream_failed", error)
-        yield writer.error(show(error))
+        yield writer.error(shown)
     finally:
         generation.cancel()
 

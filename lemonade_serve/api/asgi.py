@@ -7,12 +7,12 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from litestar import Litestar
+from litestar import Litestar, Request, Response
 from litestar.di import Provide
 
 from lemonade_serve.api import errors as api_errors
 from lemonade_serve.api import system
-from lemonade_serve.api.access import Access, open_paths
+from lemonade_serve.api.access import Access, exchange_of, open_paths
 from lemonade_serve.api.answer import StreamBounds
 from lemonade_serve.api.clients import Clients
 from lemonade_serve.api.encoding import routes as encoding_routes
@@ -58,7 +58,7 @@ def create_asgi(
             *encoding_routes.routers,
         ],
         dependencies={name: _provide(thing) for name, thing in provided.items()},
-        exception_handlers={Exception: api_errors.respond},
+        exception_handlers={Exception: _respond},
         lifespan=[lifespan],
         openapi_config=None,
         request_max_body_size=settings.server.max_body_bytes,
@@ -66,6 +66,14 @@ def create_asgi(
     )
     readiness: Readiness = dependencies["readiness"]
     return Access(litestar, clients, readiness, open_to_all=open_to_all, observer=observer)
+
+
+def _respond(
+    request: Request[Any, Any, Any], error: Exception
+) -> Response[api_errors.SpecError | api_errors.OpenAIError]:
+    """To whoever asked, and to the log."""
+    exchange_of(request.scope).error = api_errors.show(error).code
+    return api_errors.respond(request, error)
 
 
 def _provide(thing: object) -> Provide:

@@ -22,6 +22,7 @@ from lemonade_serve import __version__
 from lemonade_serve.app import Application, open_app
 from lemonade_serve.cli import notify
 from lemonade_serve.cli.listening import check_exposure, check_listening, ip_of, listening
+from lemonade_serve.errors import SettingsError
 from lemonade_serve.settings import Server as ServerSettings
 from lemonade_serve.settings import Settings
 from lemonade_serve.telemetry.logging import configure_logging
@@ -97,6 +98,8 @@ async def _reloading(
     """Reload whenever that is asked for; when that was while reloading, once more."""
 
     def allow(keys: bool) -> None:
+        if signals.stopping.is_set():
+            raise SettingsError("the daemon is shutting down")
         check_exposure(settings.server, keys=keys)
 
     async def reload() -> None:

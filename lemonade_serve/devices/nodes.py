@@ -34,18 +34,28 @@ def read_nodes(root: Path = Path("/")) -> Sequence[Node]:
     """Those that there are. Each is opened and closed again, since a container's rules are seen
     in no other way."""
     return [
-        Node(
-            path=f"/{path.relative_to(root)}",
-            kind=kind,
-            gid=(status := path.stat()).st_gid,
-            group=_group(status.st_gid),
-            open_to_all=status.st_mode & _ALL == _ALL,
-            error=_open_error(path),
-            vendor=_vendor(root / _CLASSES[kind] / path.name / "device/vendor"),
-        )
+        node
         for kind, pattern in PATTERNS.items()
         for path in sorted(root.glob(pattern))
+        if (node := _read(root, kind, path))
     ]
+
+
+def _read(root: Path, kind: str, path: Path) -> Node | None:
+    """None if its driver has just taken it away."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return Node(
+        path=f"/{path.relative_to(root)}",
+        kind=kind,
+        gid=status.st_gid,
+        group=_group(status.st_gid),
+        open_to_all=status.st_mode & _ALL == _ALL,
+        error=_open_error(path),
+        vendor=_vendor(root / _CLASSES[kind] / path.name / "device/vendor"),
+    )
 
 
 def _open_error(path: Path) -> int:

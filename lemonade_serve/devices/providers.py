@@ -21,6 +21,8 @@ _HARDWARE = {Device.NPU: "npu", Device.IGPU: "gpu", Device.CPU: CPU}
 """What ONNX Runtime calls them."""
 _REAP_S = 1.0
 """A process inside a driver may outlive its kill; it is not waited for longer."""
+_ANSWER_BYTES, _WORDS_BYTES, _PIECE_BYTES = 2**20, 1000, 2**16
+"""A library may say the same without end: this much of it is kept, and read at once."""
 _SUFFIX = "executionprovider"
 
 
@@ -104,7 +106,11 @@ async def probe(
         return ProbeFailed(f"it did not start: {error}")
     try:
         async with asyncio.timeout(timeout_s):
-            output, complaint = await process.communicate()
+            output, complaint, _ = await asyncio.gather(
+                _last(process.stdout, _ANSWER_BYTES),
+                _last(process.stderr, _WORDS_BYTES),
+                process.wait(),
+            )
     except TimeoutError:
         return ProbeFailed(f"it did not answer within {timeout_s:g} s")
     finally:
@@ -131,6 +137,14 @@ def same(one: str, other: str) -> bool:
 
 def short(provider: str) -> str:
     return provider.lower().removesuffix(_SUFFIX)
+
+
+async def _last(stream: asyncio.StreamReader | None, most: int) -> bytes:
+    """The last bytes that come."""
+    kept = b""
+    while stream and (piece := await stream.read(_PIECE_BYTES)):
+        kept = (kept + piece)[-most:]
+    return kept
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -76,10 +76,15 @@ class Puller:
                 f"{order.model} is being pulled: {pull.stage}, {pull.fraction:.0%}"
             ) from None
 
+    def drain(self) -> None:
+        """Begin to end all of them."""
+        for task in self._tasks:
+            if not task.cancelling():  # once more would leave its process behind
+                task.cancel()
+
     async def close(self) -> None:
         """End all of them."""
-        for task in self._tasks:
-            task.cancel()
+        self.drain()
         if self._tasks:
             await asyncio.wait(self._tasks)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from openai.types import Model
 
@@ -189,6 +191,39 @@ def test_a_daemon_that_stops_does_not_wait_for_pulls(house: House, hub: Hub) -> 
         assert hub.sent.acquire(timeout=30)
         assert house.daemon.terminate() == 0
         assert "draining" in response.read().decode()
+
+
+def test_a_pull_that_does_not_end_keeps_no_answer_back_at_the_end(
+    start_daemon: Callable[..., Daemon],
+    hub: Hub,
+    tmp_path: Path,
+    checkpoint: Path,
+    together: ThreadPoolExecutor,
+) -> None:
+    settings = {"LEMONADE_WORKER__STOP_TIMEOUT_S": "60", "LEMONADE_WORKER__SEQUENCE_SLOTS": "1"}
+    house = House(start_daemon, tmp_path, {"HF_ENDPOINT": hub.url, **settings})
+    house.put(checkpoint, "copied")
+    daemon = house.daemon
+    hub.faults = [Fault(cut_after=10, until=threading.Event())] * 9
+    pulling = together.submit(pull, daemon)
+    assert hub.sent.acquire(timeout=30)
+    (job,) = psutil.Process(daemon.process.pid).children()
+    job.suspend()
+    body = {"model": "copied", "prompt": "Hi", "max_tokens": 1000, "ignore_eos": True}
+    running = daemon.events("/v1/completions", body)
+    next(running)
+    (worker,) = daemon.workers()
+    worker.suspend()
+    asked = together.submit(daemon.complete, "copied")
+    eventually(lambda: daemon.model()["requests_waiting"] == 1)
+    daemon.process.send_signal(signal.SIGTERM)
+    assert asked.result(30).status_code == 503
+    assert job.is_running()
+    for process in (job, worker):
+        process.kill()
+    assert daemon.process.wait(60) == 0
+    assert pulling.result().status_code == 503
+    running.close()
 
 
 def test_a_model_is_pulled_when_it_is_first_asked_for_if_that_is_wanted(

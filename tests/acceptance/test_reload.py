@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -118,6 +119,24 @@ def test_no_request_is_lost_to_reloads(house: House, together: ThreadPoolExecuto
     for room in (1, 2, 1, 2):
         house.reload(f"devices.cpu.max_models = {room}")
     assert {answer.result(60) for answer in asked} == {200}
+
+
+def test_one_that_is_under_way_when_the_daemon_stops_changes_nothing(house: House) -> None:
+    daemon = house.daemon
+    running = daemon.events("/v1/completions", {**LONG, "model": "a"})
+    next(running)
+    house.file.unlink()
+    os.mkfifo(house.file)  # the daemon reads until somebody has written
+    daemon.process.send_signal(signal.SIGHUP)
+    with house.file.open("w") as settings:
+        daemon.process.send_signal(signal.SIGTERM)
+        eventually(lambda: daemon.logged("daemon_draining"))
+        settings.write("devices.cpu.max_models = 2\npool.preload = ['b']")
+    (refused,) = eventually(lambda: daemon.logged("settings_refused"))
+    assert "shutting down" in refused["reason"]
+    list(running)
+    assert daemon.process.wait(60) == 0
+    assert daemon.logged("settings_reloaded") == []
 
 
 @pytest.fixture

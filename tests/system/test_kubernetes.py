@@ -109,6 +109,8 @@ def test_a_device_is_a_resource_and_an_execution_provider(
 def test_the_service_monitor_finds_the_service_and_its_port(kubectl: Path, tmp_path: Path) -> None:
     """Its schema is the Prometheus operator's, and no validator here has it."""
     kinds = documents(render(kubectl, tmp_path, "monitoring"))
+    namespaces = {kinds[kind]["metadata"]["namespace"] for kind in ("ServiceMonitor", "Service")}
+    assert len(namespaces) == 1  # it looks in its own
     monitor, service = kinds["ServiceMonitor"]["spec"], kinds["Service"]
     wanted = monitor["selector"]["matchLabels"].items()
     assert wanted <= service["metadata"]["labels"].items()

@@ -56,6 +56,10 @@ def test_a_misspelt_line_would_be_noticed(tmp_path: Path) -> None:
     assert "ProtectSytem" in verified(tmp_path, text)
 
 
+def test_what_is_pulled_lies_with_the_checkpoints_and_not_with_the_state() -> None:
+    assert "Environment=HF_HOME=%C/lemonade/" in UNIT.read_text()
+
+
 @pytest.mark.parametrize("devices", [False, True])
 def test_little_is_exposed(tmp_path: Path, devices: bool) -> None:
     unit = installed(tmp_path, UNIT.read_text(), devices=devices)

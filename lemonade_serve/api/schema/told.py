@@ -16,10 +16,10 @@ ALL = frozenset({400, 401, 403, 500, 503})
 MODEL = ALL | {404}
 BODY = ALL | {413}
 STORE = ALL | {429}
-LOAD = MODEL | {429}
-PULL = LOAD | BODY | {502, 507}
+LOAD = MODEL | {429, 502, 507}
+"""With `hub.auto_pull` a model may have to be pulled first."""
 REMOVAL = MODEL | {409}
-GENERATION = LOAD | BODY
+PULL = GENERATION = LOAD | BODY
 NOTHING = frozenset[int]()
 READY = frozenset({503})
 SCRAPE = ALL - {503}

@@ -119,9 +119,10 @@ async def _events(
                 yield b": ping\n\n"
         yield answer.event(_done(await pulling.result())) + answer.DONE
     except Exception as error:
-        exchange_of(request.scope).failed = True
+        shown = show(error)
+        exchange_of(request.scope).error = shown.code
         report("pull_failed", error)
-        yield answer.event(show(error).spec_body())
+        yield answer.event(shown.spec_body())
     finally:
         pulling.cancel()
 

@@ -320,6 +320,14 @@ def test_a_request_is_one_line_with_its_id_and_its_time(
     ]
 
 
+def test_the_line_of_one_that_is_turned_away_has_the_code(
+    lines: list[MutableMapping[str, Any]],
+) -> None:
+    asyncio.run(Caller().call("/v1/models", sec_fetch_site="cross-site"))
+    (line,) = lines
+    assert (line["status"], line["outcome"], line["code"]) == (403, "error", "permission_error")
+
+
 def test_lines_of_the_request_itself_carry_its_id(lines: list[MutableMapping[str, Any]]) -> None:
     async def act(_: Any) -> int:
         structlog.get_logger().info("something_happened")
@@ -362,7 +370,7 @@ def test_the_outcome_is_one_word(
     status: int, failed: bool, generation: bool | None, outcome: str
 ) -> None:
     exchange = Exchange("id", 0.0)
-    exchange.status, exchange.failed = status, failed
+    exchange.status, exchange.error = status, "worker_lost" if failed else ""
     exchange.generation = None if generation is None else _generation(finished=generation)
     assert exchange.outcome() == outcome
 

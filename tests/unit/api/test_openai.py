@@ -446,9 +446,11 @@ class TestOverHTTP:
             worker.break_with(errors.WorkerLost("it died"))
             for stream in (True, False):
                 body = {"model": "small", "prompt": "x", "stream": stream}
-                answer = await house.client.post("/v1/completions", json=body)
+                with structlog.testing.capture_logs() as lines:
+                    answer = await house.client.post("/v1/completions", json=body)
                 assert answer.status_code == 500
                 assert answer.json()["error"]["code"] == "worker_lost"
+                assert (lines[-1]["outcome"], lines[-1]["code"]) == ("error", "worker_lost")
 
     @asynchronous
     async def test_what_fails_in_a_stream_is_its_last_event(self, open_house: Open) -> None:
@@ -461,6 +463,7 @@ class TestOverHTTP:
                 answer = await house.client.post("/v1/completions", json=body)
             assert [line["event"] for line in lines] == ["stream_failed", "request_finished"]
             assert (lines[-1]["status"], lines[-1]["outcome"]) == (200, "error")
+            assert lines[-1]["code"] == "worker_lost"
             assert answer.status_code == 200
             *texts, last = _without_pings(answer.content).removesuffix(b"\n\n").split(b"\n\n")
             said = [json.loads(t.removeprefix(b"data: "))["choices"][0]["text"] for t in texts]

@@ -122,3 +122,9 @@ def test_one_that_does_not_open_says_why(tmp_path: Path, monkeypatch: pytest.Mon
         group=node.group,
         error=errno.ENXIO,
     )
+
+
+def test_one_that_goes_away_meanwhile_is_none(tmp_path: Path) -> None:
+    (tmp_path / "dev/accel").mkdir(parents=True)
+    (tmp_path / "dev/accel/accel0").symlink_to("gone")  # listed, and not there
+    assert read_nodes(tmp_path) == []

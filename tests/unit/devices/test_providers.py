@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,6 +72,15 @@ class TestProcess:
     def test_nonsense_is_a_finding(self) -> None:
         assert reason("print('hello')").startswith("it answered nonsense: ")
         assert reason("print('{}')").startswith("it answered nonsense: ")
+
+    def test_one_that_says_the_same_without_end_takes_no_memory(self) -> None:
+        say = "import sys; print('no such device ' * 2000000, file=sys.stderr); sys.exit('in vain')"
+        tracemalloc.start()
+        assert reason(say) == "it ended with 1: in vain"
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 5_000_000
+        assert len(reason(say.replace("'in vain'", "2 and 'x' * 9999999"))) < 2000
 
     def test_a_probe_that_cannot_start_is_a_finding(self) -> None:
         found = asyncio.run(probe(CPU, command=["/nowhere/python"], timeout_s=60))
