@@ -21,7 +21,7 @@ from lemonade_serve.domain.provenance import Provenance, Source
 from lemonade_serve.hub import encoders, provenance
 from lemonade_serve.hub.capabilities import capabilities
 from lemonade_serve.hub.matrices import stored_dtype
-from lemonade_serve.hub.removal import STAGING, forget, hub_cache, remove
+from lemonade_serve.hub.removal import STAGING, forget, hub_cache, remove, superseded
 
 _CONFIG = "genai_config.json"
 _MAX_DEPTH = 4
@@ -61,7 +61,7 @@ class DiskCatalog:
     def __init__(self, root: Path, allowed: Sequence[Path] = ()) -> None:
         self._root = root.resolve()  # one checkpoint has one path, whichever way a client names it
         self._allowed = [self._root, *(path.resolve() for path in allowed)]
-        self._known: dict[tuple[Path, Path], tuple[int, CheckpointInfo]] = {}
+        self._known: dict[tuple[Path, Path], tuple[tuple[int, int], CheckpointInfo]] = {}
 
     def find(self, name: str, dtype: str, cache_dir: str | None = None) -> CheckpointInfo:
         root = self._resolve(cache_dir)
@@ -121,10 +121,11 @@ class DiskCatalog:
             if (changed := encoders.changed(path)) is None:
                 return None
             modified, describe = changed, _describe_encoder
+        version = (modified, provenance.written_ns(path))  # what is linked has its old times
         known = self._known.get((path, root))
-        if known is None or known[0] != modified:
+        if known is None or known[0] != version:
             try:
-                known = (modified, describe(path, root, modified))
+                known = (version, describe(path, root, modified))
             except (OSError, msgspec.DecodeError, errors.InvalidRequest) as error:
                 raise errors.ModelLoadError(f"{path}: {error}") from error
             self._known[path, root] = known
@@ -150,13 +151,22 @@ class DiskCatalog:
         """Give a finished directory its place, by rename; one that was there before goes with
         the staging. Raises JobFailed where that cannot be."""
         target = self._root / check_name(name) / dtype
+        if target.exists() and (inside := self._inside(target)):
+            raise errors.JobFailed(f"{inside} is inside of {target}: remove that first")
         try:
+            gone = superseded(staged, target)
             target.parent.mkdir(parents=True, exist_ok=True)
             staged.chmod(0o755)
             _put(staged, target)
         except OSError as error:
             raise errors.JobFailed(f"cannot put a checkpoint at {target}: {error}") from error
+        if gone:
+            with suppress(OSError, ValueError):
+                forget(gone, hub_cache())
         return target
+
+    def _inside(self, path: Path) -> str:
+        return ", ".join(one.name for one in self.list() if path in one.path.parents)
 
     def attest(self, staged: Path, source: Source) -> str:
         """Write down where it came from; returns the dtype of its matrices. Raises ModelLoadError
@@ -175,14 +185,14 @@ class DiskCatalog:
     def remove(self, info: CheckpointInfo) -> None:
         """Take it off the disk, and out of the hub's cache what was fetched for it alone. Raises
         NotAllowed where others are inside of it, and JobFailed where it cannot be."""
-        inside = [one.name for one in self.list() if info.path in one.path.parents]
-        if inside:
+        if inside := self._inside(info.path):
             raise errors.NotAllowed(
-                f"{', '.join(inside)} is inside of {info.path}: remove that first", param="model"
+                f"{inside} is inside of {info.path}: remove that first", param="model"
             )
         source = provenance.read(info.path).source
         try:
-            remove(info.path, self._root)
+            with self.staging() as grave:  # nobody sweeps it meanwhile
+                remove(info.path, self._root, grave)
             if source:
                 forget(source, hub_cache())
         except (OSError, ValueError) as error:
@@ -267,6 +277,11 @@ def _put(staged: Path, target: Path) -> None:
     """Rename it, or change places with one that is there, and may just have come."""
     try:
         staged.rename(target)
+    except FileNotFoundError:
+        if not staged.exists():
+            raise
+        target.parent.mkdir(parents=True, exist_ok=True)  # a removal took what it left empty
+        _put(staged, target)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise

@@ -4,27 +4,46 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
+
 from lemonade_serve.domain.provenance import Source
+from lemonade_serve.hub import provenance
 
 STAGING = ".staging-"
 """What begins so is removed by whoever makes a checkpoint next, if nobody holds it."""
 
 
-def remove(path: Path, root: Path) -> None:
+def remove(path: Path, root: Path, grave: Path) -> None:
     """The directory is gone at once, and its files then; so are directories above it, below
-    `root`, that nothing is left in. A removal that is killed in between is finished later."""
-    grave = Path(tempfile.mkdtemp(prefix=STAGING, dir=root))
+    `root`, that nothing is left in. A removal that is killed in between is finished later, by
+    whoever sweeps `grave`."""
     path.rename(grave / "removed")
-    shutil.rmtree(grave)
+    shutil.rmtree(grave / "removed")
     for parent in path.relative_to(root).parents:
         with suppress(OSError):  # it is not empty, or it is the root
             if parent != Path():
                 (root / parent).rmdir()
+
+
+def superseded(staged: Path, target: Path) -> Source | None:
+    """What may be forgotten once `staged` has taken the place of `target`. What was downloaded for
+    that one, and is in this one too, goes with this one from now on."""
+    old, new = provenance.read(target).source, provenance.read(staged).source
+    if not old or not new or new.repository != old.repository:
+        return old
+    ours = {file.sha256 for file in old.files if file.downloaded}
+    files = tuple(
+        msgspec.structs.replace(file, downloaded=file.downloaded or file.sha256 in ours)
+        for file in new.files
+    )
+    provenance.write(staged, dtype="", source=msgspec.structs.replace(new, files=files))
+    kept = {file.path for file in files if new.commit == old.commit}
+    rest = tuple(file for file in old.files if file.path not in kept)
+    return msgspec.structs.replace(old, files=rest)
 
 
 def forget(source: Source, cache: Path) -> None:
