@@ -70,13 +70,12 @@ def forget(source: Source, cache: Path) -> None:
 
 
 def hub_cache(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where it is, by the hub's own variables."""
-    said = environment.get("HF_HUB_CACHE") or environment.get("HUGGINGFACE_HUB_CACHE")
-    if said:
-        return Path(os.path.expandvars(said)).expanduser()
-    caches = environment.get("XDG_CACHE_HOME") or "~/.cache"
-    home = environment.get("HF_HOME") or f"{caches}/huggingface"
-    return Path(os.path.expandvars(home)).expanduser() / "hub"
+    """Where it is, by the hub's own variables; one that is empty is said, as the hub has it."""
+    caches = environment.get("XDG_CACHE_HOME", "~/.cache")
+    home = environment.get("HF_HOME", str(Path(caches) / "huggingface"))
+    said = environment.get("HUGGINGFACE_HUB_CACHE", str(Path(home) / "hub"))
+    said = environment.get("HF_HUB_CACHE", said)
+    return Path(os.path.expandvars(said)).expanduser()
 
 
 def _blob(pointer: Path, blobs: Path) -> Path | None:
