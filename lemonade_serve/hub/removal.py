@@ -55,14 +55,18 @@ def forget(source: Source, cache: Path) -> None:
     snapshot = snapshots / source.commit
     if snapshot.resolve().parent != snapshots:
         return
+    blobs: list[Path] = []
     for file in source.files:
         pointer = snapshot / file.path
         inside = pointer.parent.resolve().is_relative_to(snapshot)
         if file.downloaded and inside and pointer.is_file():
-            blob = _blob(pointer, repository / "blobs")
+            if blob := _blob(pointer, repository / "blobs"):
+                blobs.append(blob)
             pointer.unlink()
-            if blob and not _is_pointed_to(blob, snapshots):
-                blob.unlink(missing_ok=True)
+    held = {_identity(path) for path in snapshots.rglob("*")}
+    for blob in blobs:
+        if _identity(blob) not in held:
+            blob.unlink(missing_ok=True)
     _remove_empty(sorted(snapshot.rglob("*"), reverse=True))
     _remove_empty([snapshot])
     if not snapshot.exists():
@@ -86,12 +90,13 @@ def _blob(pointer: Path, blobs: Path) -> Path | None:
     return next((blob for blob in blobs.glob("*") if blob.samefile(pointer)), None)
 
 
-def _is_pointed_to(blob: Path, snapshots: Path) -> bool:
-    for path in snapshots.rglob("*"):
-        with suppress(FileNotFoundError):  # others come and go
-            if path.samefile(blob):
-                return True
-    return False
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Of the file that it is, or leads to; others come and go."""
+    try:
+        at = path.stat()
+    except OSError:
+        return None
+    return at.st_dev, at.st_ino
 
 
 def _remove_mentions(repository: Path, commit: str) -> None:

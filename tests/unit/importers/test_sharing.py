@@ -17,6 +17,8 @@ from huggingface_hub import (
 )
 
 from lemonade_serve import errors
+from lemonade_serve.importers import fetching
+from lemonade_serve.importers.hub_cache import HubCache
 from lemonade_serve.protocol.jobs import RepositoryFile
 from tests.hub import Fault, Repository
 from tests.unit.importers.hub_job import FILES, LARGE, NAME, Machine
@@ -157,6 +159,27 @@ def test_two_files_of_one_content_are_one(machine: Machine) -> None:
     machine.hub.add(NAME, {"a/model.onnx": LARGE, "b/model.onnx": LARGE})
     assert machine.fetch().downloaded == (True, True)
     assert len(machine.hub.downloads()) == 1
+
+
+def test_what_another_removes_meanwhile_is_not_pointed_to(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the last byte and its name; the next pull fetches it again."""
+
+    def remove(file: RepositoryFile, cache: HubCache, *more: Any, **and_more: Any) -> bool:
+        new = complete(file, cache, *more, **and_more)
+        if file.sha256:
+            cache.blob(file).unlink()
+        return new
+
+    complete = fetching.complete
+    monkeypatch.setattr(fetching, "complete", remove)
+    with pytest.raises(errors.JobFailed, match="removed meanwhile"):
+        machine.fetch()
+    assert all(path.exists() for path in machine.cache.rglob("*"))
+    monkeypatch.setattr(fetching, "complete", complete)
+    machine.fetch()
+    assert machine.contents() == FILES
 
 
 def test_files_of_no_bytes_are_files(machine: Machine) -> None:
