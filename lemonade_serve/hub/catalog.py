@@ -26,6 +26,7 @@ from lemonade_serve.hub.removal import STAGING, forget, hub_cache, remove, super
 _CONFIG = "genai_config.json"
 _MAX_DEPTH = 4
 """Directories below a root that are searched: publisher, name, dtype, and one to spare."""
+_TRIES = 100
 _PROCESS_BYTES = 100 * 1024 * 1024
 _KV_VALUE_BYTES = 4
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
@@ -155,7 +156,6 @@ class DiskCatalog:
             raise errors.JobFailed(f"{inside} is inside of {target}: remove that first")
         try:
             gone = superseded(staged, target)
-            target.parent.mkdir(parents=True, exist_ok=True)
             staged.chmod(0o755)
             _put(staged, target)
         except OSError as error:
@@ -274,14 +274,22 @@ def _walk(path: Path, depth: int) -> Iterator[Path]:
 
 
 def _put(staged: Path, target: Path) -> None:
+    """Give it its place; removals meanwhile take away what they leave empty above it."""
+    for further in reversed(range(_TRIES)):
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _put_once(staged, target)
+        except (FileNotFoundError, FileExistsError):
+            if not further:
+                raise
+        else:
+            return
+
+
+def _put_once(staged: Path, target: Path) -> None:
     """Rename it, or change places with one that is there, and may just have come."""
     try:
         staged.rename(target)
-    except FileNotFoundError:
-        if not staged.exists():
-            raise
-        target.parent.mkdir(parents=True, exist_ok=True)  # a removal took what it left empty
-        _put(staged, target)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
