@@ -21,12 +21,13 @@ from lemonade_serve.domain.provenance import Provenance, Source
 from lemonade_serve.hub import adapters, encoders, provenance
 from lemonade_serve.hub.capabilities import capabilities
 from lemonade_serve.hub.matrices import stored_dtype
-from lemonade_serve.hub.removal import STAGING, forget, hub_cache, remove
+from lemonade_serve.hub.removal import STAGING, forget, hub_cache, remove, superseded
 from lemonade_serve.protocol.messages import Adapter
 
 _CONFIG = "genai_config.json"
 _MAX_DEPTH = 4
 """Directories below a root that are searched: publisher, name, dtype, and one to spare."""
+_TRIES = 100
 _PROCESS_BYTES = 100 * 1024 * 1024
 _KV_VALUE_BYTES = 4
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
@@ -62,7 +63,7 @@ class DiskCatalog:
     def __init__(self, root: Path, allowed: Sequence[Path] = ()) -> None:
         self._root = root.resolve()  # one checkpoint has one path, whichever way a client names it
         self._allowed = [self._root, *(path.resolve() for path in allowed)]
-        self._known: dict[tuple[Path, Path], tuple[int, CheckpointInfo]] = {}
+        self._known: dict[tuple[Path, Path], tuple[tuple[int, int], CheckpointInfo]] = {}
 
     def find(
         self, name: str, dtype: str, cache_dir: str | None = None, adapter: str | None = None
@@ -131,10 +132,11 @@ class DiskCatalog:
             if (changed := encoders.changed(path)) is None:
                 return None
             modified, describe = changed, _describe_encoder
+        version = (modified, provenance.written_ns(path))  # what is linked has its old times
         known = self._known.get((path, root))
-        if known is None or known[0] != modified:
+        if known is None or known[0] != version:
             try:
-                known = (modified, describe(path, root, modified))
+                known = (version, describe(path, root, modified))
             except (OSError, msgspec.DecodeError, errors.InvalidRequest) as error:
                 raise errors.ModelLoadError(f"{path}: {error}") from error
             self._known[path, root] = known
@@ -164,11 +166,19 @@ class DiskCatalog:
         if not (staged / _CONFIG).exists() and encoders.changed(staged) is not None:
             encoders.describe(staged)
         target = self._root / check_name(name) / dtype
+        if target.exists() and (inside := self._inside(target)):
+            raise errors.JobFailed(f"{inside} is inside of {target}: remove that first")
         with self._writing("put a checkpoint in"):
-            target.parent.mkdir(parents=True, exist_ok=True)
+            gone = superseded(staged, target)
             staged.chmod(0o755)
             _put(staged, target)
+        if gone:
+            with suppress(OSError, ValueError):
+                forget(gone, hub_cache())
         return target
+
+    def _inside(self, path: Path) -> str:
+        return ", ".join(one.name for one in self.list() if path in one.path.parents)
 
     @contextmanager
     def _writing(self, what: str) -> Iterator[None]:
@@ -199,14 +209,14 @@ class DiskCatalog:
     def remove(self, info: CheckpointInfo) -> None:
         """Take it off the disk, and out of the hub's cache what was fetched for it alone. Raises
         NotAllowed where others are inside of it, and JobFailed where it cannot be."""
-        inside = [one.name for one in self.list() if info.path in one.path.parents]
-        if inside:
+        if inside := self._inside(info.path):
             raise errors.NotAllowed(
-                f"{', '.join(inside)} is inside of {info.path}: remove that first", param="model"
+                f"{inside} is inside of {info.path}: remove that first", param="model"
             )
         source = provenance.read(info.path).source
         try:
-            remove(info.path, self._root)
+            with self.staging() as grave:  # nobody sweeps it meanwhile
+                remove(info.path, self._root, grave)
             if source:
                 forget(source, hub_cache())
         except (OSError, ValueError) as error:
@@ -303,6 +313,19 @@ def _walk(path: Path, depth: int) -> Iterator[Path]:
 
 
 def _put(staged: Path, target: Path) -> None:
+    """Give it its place; removals meanwhile take away what they leave empty above it."""
+    for further in reversed(range(_TRIES)):
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _put_once(staged, target)
+        except (FileNotFoundError, FileExistsError):
+            if not further:
+                raise
+        else:
+            return
+
+
+def _put_once(staged: Path, target: Path) -> None:
     """Rename it, or change places with one that is there, and may just have come."""
     try:
         staged.rename(target)

@@ -20,8 +20,16 @@ def read(checkpoint: Path) -> Provenance:
         return Provenance()
 
 
+def written_ns(checkpoint: Path) -> int:
+    """When, by the file's own time; 0 where there is none."""
+    try:
+        return (checkpoint / NAME).stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
 def write(checkpoint: Path, *, dtype: str, source: Source) -> None:
-    """Add what was pulled to what an import wrote, if one did."""
+    """Add what was pulled to what an import wrote, if one did; a dtype that is known stays."""
     path = checkpoint / NAME
     known: dict[str, Any] = {}
     if path.exists():

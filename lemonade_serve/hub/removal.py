@@ -4,27 +4,46 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
+
 from lemonade_serve.domain.provenance import Source
+from lemonade_serve.hub import provenance
 
 STAGING = ".staging-"
 """What begins so is removed by whoever makes a checkpoint next, if nobody holds it."""
 
 
-def remove(path: Path, root: Path) -> None:
+def remove(path: Path, root: Path, grave: Path) -> None:
     """The directory is gone at once, and its files then; so are directories above it, below
-    `root`, that nothing is left in. A removal that is killed in between is finished later."""
-    grave = Path(tempfile.mkdtemp(prefix=STAGING, dir=root))
+    `root`, that nothing is left in. A removal that is killed in between is finished later, by
+    whoever sweeps `grave`."""
     path.rename(grave / "removed")
-    shutil.rmtree(grave)
+    shutil.rmtree(grave / "removed")
     for parent in path.relative_to(root).parents:
         with suppress(OSError):  # it is not empty, or it is the root
             if parent != Path():
                 (root / parent).rmdir()
+
+
+def superseded(staged: Path, target: Path) -> Source | None:
+    """What may be forgotten once `staged` has taken the place of `target`. What was downloaded for
+    that one, and is in this one too, goes with this one from now on."""
+    old, new = provenance.read(target).source, provenance.read(staged).source
+    if not old or not new or new.repository != old.repository:
+        return old
+    ours = {file.sha256 for file in old.files if file.downloaded}
+    files = tuple(
+        msgspec.structs.replace(file, downloaded=file.downloaded or file.sha256 in ours)
+        for file in new.files
+    )
+    provenance.write(staged, dtype="", source=msgspec.structs.replace(new, files=files))
+    kept = {file.path for file in files if new.commit == old.commit}
+    rest = tuple(file for file in old.files if file.path not in kept)
+    return msgspec.structs.replace(old, files=rest)
 
 
 def forget(source: Source, cache: Path) -> None:
@@ -36,14 +55,18 @@ def forget(source: Source, cache: Path) -> None:
     snapshot = snapshots / source.commit
     if snapshot.resolve().parent != snapshots:
         return
+    blobs: list[Path] = []
     for file in source.files:
         pointer = snapshot / file.path
         inside = pointer.parent.resolve().is_relative_to(snapshot)
         if file.downloaded and inside and pointer.is_file():
-            blob = _blob(pointer, repository / "blobs")
+            if blob := _blob(pointer, repository / "blobs"):
+                blobs.append(blob)
             pointer.unlink()
-            if blob and not _is_pointed_to(blob, snapshots):
-                blob.unlink(missing_ok=True)
+    held = {_identity(path) for path in snapshots.rglob("*")}
+    for blob in blobs:
+        if _identity(blob) not in held:
+            blob.unlink(missing_ok=True)
     _remove_empty(sorted(snapshot.rglob("*"), reverse=True))
     _remove_empty([snapshot])
     if not snapshot.exists():
@@ -51,13 +74,12 @@ def forget(source: Source, cache: Path) -> None:
 
 
 def hub_cache(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where it is, by the hub's own variables."""
-    said = environment.get("HF_HUB_CACHE") or environment.get("HUGGINGFACE_HUB_CACHE")
-    if said:
-        return Path(os.path.expandvars(said)).expanduser()
-    caches = environment.get("XDG_CACHE_HOME") or "~/.cache"
-    home = environment.get("HF_HOME") or f"{caches}/huggingface"
-    return Path(os.path.expandvars(home)).expanduser() / "hub"
+    """Where it is, by the hub's own variables; one that is empty is said, as the hub has it."""
+    caches = environment.get("XDG_CACHE_HOME", "~/.cache")
+    home = environment.get("HF_HOME", str(Path(caches) / "huggingface"))
+    said = environment.get("HUGGINGFACE_HUB_CACHE", str(Path(home) / "hub"))
+    said = environment.get("HF_HUB_CACHE", said)
+    return Path(os.path.expandvars(said)).expanduser()
 
 
 def _blob(pointer: Path, blobs: Path) -> Path | None:
@@ -68,12 +90,13 @@ def _blob(pointer: Path, blobs: Path) -> Path | None:
     return next((blob for blob in blobs.glob("*") if blob.samefile(pointer)), None)
 
 
-def _is_pointed_to(blob: Path, snapshots: Path) -> bool:
-    for path in snapshots.rglob("*"):
-        with suppress(FileNotFoundError):  # others come and go
-            if path.samefile(blob):
-                return True
-    return False
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Of the file that it is, or leads to; others come and go."""
+    try:
+        at = path.stat()
+    except OSError:
+        return None
+    return at.st_dev, at.st_ino
 
 
 def _remove_mentions(repository: Path, commit: str) -> None:

@@ -28,6 +28,9 @@ from lemonade_serve.protocol.jobs import (
 )
 from lemonade_serve.protocol.messages import PROTOCOL_VERSION, Command, Hello, Result
 
+_TRIES = 100
+"""What a disk does not let go of then is swept by whoever makes a checkpoint next."""
+
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -89,8 +92,9 @@ def _watch(channel: Channel, into: Path | None, finished: threading.Event) -> No
 
 
 def _abandon(into: Path | None) -> NoReturn:
-    while into and into.exists():  # the job may be adding files meanwhile
-        shutil.rmtree(into, ignore_errors=True)
+    for _ in range(_TRIES):  # the job may be adding files meanwhile
+        if into and into.exists():
+            shutil.rmtree(into, ignore_errors=True)
     os._exit(1)
 
 

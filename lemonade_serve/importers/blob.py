@@ -18,10 +18,9 @@ from urllib.parse import quote
 
 import httpx2
 from huggingface_hub import constants
-from huggingface_hub.utils import get_session  # type: ignore[attr-defined]  # documented
 
 from lemonade_serve import errors
-from lemonade_serve.importers.hub import TryAgain, check, explained, headers, pause
+from lemonade_serve.importers.hub import TryAgain, check, explained, headers, pause, session
 from lemonade_serve.importers.hub_cache import HubCache, digest_of, expected, is_own
 from lemonade_serve.protocol.jobs import FetchFiles, RepositoryFile
 
@@ -151,7 +150,7 @@ class _Download:
         """As much as one connection brings."""
         asks = {**self._headers, "Range": f"bytes={at}-"} if at else self._headers
         timeout = httpx2.Timeout(self._job.silence_s, connect=_CONNECT_TIMEOUT_S)
-        with get_session().stream(
+        with session().stream(
             "GET", self._url, headers=asks, timeout=timeout, follow_redirects=True
         ) as response:
             check(response)

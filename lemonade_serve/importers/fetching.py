@@ -30,12 +30,12 @@ _STEP: Final = 0.002  # the smallest progress worth a message
 def fetch(job: FetchFiles, progress: Progress, root: str = constants.HF_HUB_CACHE) -> Fetched:
     """All files of a job. Raises DiskFull, HubError, ModelNotFound, NotAllowed, and JobFailed for
     a file whose digest is not the right one."""
+    fetching = _Fetch(job, progress, Path(root))
     try:
-        return _Fetch(job, progress, Path(root)).run()
+        return fetching.run()
     except OSError as error:
         if full := errors.DiskFull.by(error, Path(root)):
-            for file in job.files:  # or the disk would stay full
-                discard(file, HubCache(Path(root), job.repository))
+            fetching.discard()  # or the disk would stay full
             raise full from error
         raise errors.JobFailed(f"cannot keep {job.repository}: {error}") from error
 
@@ -51,6 +51,7 @@ class _Fetch:
         self._told = 0.0
         self._counting = threading.Lock()
         self._stopped = threading.Event()
+        self._brought: list[RepositoryFile] = []
 
     def run(self) -> Fetched:
         for file in self._job.files:
@@ -74,6 +75,14 @@ class _Fetch:
         new = tuple(expected(file) in brought for file in self._job.files)
         return Fetched(tuple(map(str, pointers)), tuple(digests), new)
 
+    def discard(self) -> None:
+        """Remove what this has brought and nobody knows of yet."""
+        for file in self._job.files:
+            discard(file, self._cache)
+        for file in self._brought:
+            if not self._cache.pointer(self._job.commit, file).exists():
+                self._cache.blob(file).unlink(missing_ok=True)
+
     def _fetch(self, file: RepositoryFile) -> bool:
         """Whether it had to be downloaded."""
         try:
@@ -81,7 +90,9 @@ class _Fetch:
                 raise Stopped
             if not expected(file):  # offline, in a cache without links: nobody can say
                 return False
-            return complete(file, self._cache, self._job, told=self._advance, stopped=self._stopped)
+            new = complete(file, self._cache, self._job, told=self._advance, stopped=self._stopped)
+            self._brought += [file] if new else []
+            return new
         except BaseException:
             self._stopped.set()
             raise

@@ -17,6 +17,7 @@ import httpx2
 import msgspec
 from huggingface_hub import constants, get_token
 from huggingface_hub.errors import (
+    DisabledRepoError,
     GatedRepoError,
     HfHubHTTPError,
     OfflineModeIsEnabled,
@@ -118,7 +119,7 @@ def list_repository(job: ListRepository, root: str = constants.HF_HUB_CACHE) -> 
 
 
 def _ask(repository: str, revision: str) -> _Info:
-    response = get_session().get(
+    response = session().get(
         f"{constants.ENDPOINT}/api/models/{repository}/revision/{quote(revision, safe='')}",
         params={"blobs": "true"},
         headers=headers(),
@@ -140,6 +141,16 @@ def _architectures(config: Path) -> tuple[str, ...]:
         return msgspec.json.decode(config.read_bytes(), type=_Config).names
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return ()
+
+
+def session() -> httpx2.Client:
+    """Shared by all threads. Raises HubError where the environment names a proxy that is none."""
+    try:
+        return get_session()
+    except (ImportError, ValueError, httpx2.InvalidURL) as error:
+        raise errors.HubError(
+            f"one of the proxies that the environment names cannot be used: {error}"
+        ) from error
 
 
 def check(response: httpx2.Response) -> None:
@@ -180,10 +191,14 @@ def explained(ask: Callable[[], _T]) -> _T:
             f"the hub at {where} has no such repository, or it is private: then HF_TOKEN must be a "
             "token of somebody who may read it"
         ) from error
+    except DisabledRepoError as error:
+        raise errors.NotAllowed(f"the hub has disabled {_repository_page(error)}") from error
     except HfHubHTTPError as error:
         raise _refusal(error) from error
     except OfflineModeIsEnabled as error:
         raise errors.HubError("HF_HUB_OFFLINE is set, and not all files are here") from error
+    except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
+        raise errors.HubError(f"HF_ENDPOINT is no address: {where}: {error}") from error
     except (httpx2.HTTPError, httpx2.StreamError) as error:
         raise TryAgain(f"the hub at {where} cannot be reached: {error!r}") from error
 
@@ -191,7 +206,9 @@ def explained(ask: Callable[[], _T]) -> _T:
 def _refusal(error: HfHubHTTPError) -> Exception:
     status = error.response.status_code
     said = f"the hub at {constants.ENDPOINT} answered with status {status}"
-    if status in RETRIED:
+    # a CDN knows no tokens, but an address that was signed for too short a time
+    elsewhere = not str(error.response.url).startswith(constants.ENDPOINT)
+    if status in RETRIED or (status in (401, 403) and elsewhere):
         return TryAgain(said, _wanted_wait_s(error.response.headers))
     if status in (401, 403):
         return errors.NotAllowed(f"{said}: set HF_TOKEN to a token that may read this")

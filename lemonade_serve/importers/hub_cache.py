@@ -78,6 +78,8 @@ class HubCache:
         pointer, blob = self.pointer(commit, file), self.blob(file)
         if not expected(file) or is_own(pointer) or (pointer.exists() and pointer.samefile(blob)):
             return pointer
+        if not blob.exists():
+            raise FileNotFoundError(f"{blob} was removed meanwhile")
         pointer.parent.mkdir(parents=True, exist_ok=True)
         staged = pointer.with_name(f".{secrets.token_hex(4)}")
         try:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from onnx import helper
 
 from lemonade_serve import errors
-from lemonade_serve.hub.catalog import DiskCatalog
+from lemonade_serve.domain.provenance import Source, SourceFile
+from lemonade_serve.hub.catalog import DiskCatalog, _put
 from tests.unit.hub.graphs import put, write
 
 
@@ -129,6 +132,20 @@ class TestReading:
         (path / "model.onnx").unlink()
         assert catalog.find("small", "auto") is first
 
+    def test_what_took_its_place_is_read_though_its_configuration_is_the_same_file(
+        self, catalog: DiskCatalog, root: Path, tmp_path: Path
+    ) -> None:
+        """As of a branch that moved: what did not change is linked from the hub's cache."""
+        kept = put(tmp_path / "kept")
+        for commit, size in (("1" * 40, 10), ("2" * 40, 20)):
+            with catalog.staging() as staged:
+                for file in kept.iterdir():
+                    (staged / file.name).hardlink_to(file)
+                (staged / "model.onnx.data").write_bytes(bytes(size))
+                dtype = catalog.attest(staged, pulled_from(commit))
+                catalog.publish(staged, "small", dtype)
+            assert catalog.find("small", "auto").commit == commit
+
     def test_what_went_away_is_not_found(self, catalog: DiskCatalog, root: Path) -> None:
         path = put(root / "small")
         catalog.find("small", "auto")
@@ -240,6 +257,36 @@ def entries(root: Path) -> list[str]:
     return sorted(path.name for path in root.iterdir())
 
 
+def pulled_from(commit: str, files: tuple[SourceFile, ...] = ()) -> Source:
+    return Source(
+        repository="org/small",
+        revision="main",
+        commit=commit,
+        license=None,
+        how="fetched as it is",
+        program="this 1.0",
+        pulled_s=0,
+        files=files,
+    )
+
+
+def cached(hub: Path, commit: str, name: str, digest: str) -> bool:
+    """Put a file into the hub's cache; returns whether it was not there."""
+    blob = hub / "models--org--small" / "blobs" / digest
+    new = not blob.exists()
+    pointer = blob.parent.parent / "snapshots" / commit / name
+    for path in (blob, pointer):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    blob.write_bytes(b"x")
+    if not pointer.exists():
+        pointer.symlink_to(f"../../blobs/{digest}")
+    return new
+
+
+def blobs(hub: Path) -> list[str]:
+    return sorted(path.name for path in hub.glob("*/blobs/*"))
+
+
 @contextmanager
 def held(directory: Path) -> Iterator[None]:
     """As another process that is at work in it."""
@@ -297,6 +344,79 @@ class TestStaging:
                 catalog.publish(staged, "small", "int4")
         assert entries(root / "small" / "int4") == ["new"]
         assert entries(root) == ["small"]
+
+    def test_what_was_fetched_for_it_alone_leaves_the_hubs_cache_too(
+        self, catalog: DiskCatalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        hub = tmp_path / "hub"
+        monkeypatch.setenv("HF_HUB_CACHE", str(hub))
+        for commit, data in (("1" * 40, "a"), ("2" * 40, "b")):
+            digests = {"model.onnx.data": data * 64, "tokenizer.json": "c" * 64}
+            brought = [cached(hub, commit, name, digest) for name, digest in digests.items()]
+            with catalog.staging() as staged:
+                put(staged / "x")
+                for file in (staged / "x").iterdir():
+                    file.rename(staged / file.name)
+                said = zip(digests.items(), brought, strict=True)
+                files = tuple(
+                    SourceFile(path=name, bytes=1, sha256=digest, downloaded=new)
+                    for (name, digest), new in said
+                )
+                dtype = catalog.attest(staged, pulled_from(commit, files))
+                catalog.publish(staged, "small", dtype)
+        assert blobs(hub) == ["b" * 64, "c" * 64]
+        catalog.remove(catalog.find("small", "auto"))
+        assert blobs(hub) == []
+
+    def test_the_same_commit_again_leaves_the_hubs_cache_as_it_is(
+        self, catalog: DiskCatalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        hub = tmp_path / "hub"
+        monkeypatch.setenv("HF_HUB_CACHE", str(hub))
+        for _ in range(2):
+            new = cached(hub, "1" * 40, "tokenizer.json", "c" * 64)
+            file = SourceFile(path="tokenizer.json", bytes=1, sha256="c" * 64, downloaded=new)
+            with catalog.staging() as staged:
+                put(staged / "x")
+                for path in (staged / "x").iterdir():
+                    path.rename(staged / path.name)
+                dtype = catalog.attest(staged, pulled_from("1" * 40, (file,)))
+                catalog.publish(staged, "small", dtype)
+            assert blobs(hub) == ["c" * 64]
+        catalog.remove(catalog.find("small", "auto"))
+        assert blobs(hub) == []
+
+    def test_a_model_inside_of_another_is_not_lost(self, catalog: DiskCatalog, root: Path) -> None:
+        put(root / "small" / "int4" / "fp32", "fp32")
+        assert names(catalog) == [("small/int4", "fp32")]
+        with catalog.staging() as staged, pytest.raises(errors.JobFailed, match="small/int4"):
+            catalog.publish(staged, "small", "int4")
+        assert names(catalog) == [("small/int4", "fp32")]
+
+    def test_a_removal_beside_it_takes_no_directory_away(
+        self, catalog: DiskCatalog, root: Path
+    ) -> None:
+        with catalog.staging() as staged:
+            _put(staged, root / "org" / "small" / "int4")
+        assert entries(root / "org" / "small") == ["int4"]
+
+    def test_a_removal_is_not_swept(
+        self, catalog: DiskCatalog, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        put(root / "small" / "int4")
+        begun: list[Path] = []
+        rmtree = shutil.rmtree
+
+        def slowly(path: Path, *more: Any, **and_more: Any) -> None:
+            begun.append(path)
+            if len(begun) == 1:
+                with DiskCatalog(root).staging():
+                    pass
+            rmtree(path, *more, **and_more)
+
+        monkeypatch.setattr(shutil, "rmtree", slowly)
+        catalog.remove(catalog.find("small", "auto"))
+        assert entries(root) == []
 
     def test_another_dtype_of_the_model_stays(self, catalog: DiskCatalog, root: Path) -> None:
         for dtype in ("int4", "fp32"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 from huggingface_hub import constants, hf_hub_download, scan_cache_dir, snapshot_download
 
 from lemonade_serve.domain.provenance import Source, SourceFile
-from lemonade_serve.hub.removal import forget
+from lemonade_serve.hub.removal import forget, hub_cache
 from lemonade_serve.protocol.jobs import Fetched, Repository
 from tests.hub import Hub, running
 from tests.unit.importers.hub_job import FILES, LARGE, NAME, Machine
@@ -115,6 +117,27 @@ def test_without_links_it_is_gone_too(machine: Machine, monkeypatch: pytest.Monk
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_SYMLINKS", True)
     forget(pulled(machine), machine.cache)
     assert left(machine) == []
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"HF_HOME": "$HOME/a"},
+        {"HF_HUB_CACHE": "~/b", "HF_HOME": "/x"},
+        {"HUGGINGFACE_HUB_CACHE": "/c"},
+        {"XDG_CACHE_HOME": "/d", "HF_HUB_CACHE": ""},
+        {"HF_HOME": ""},
+    ],
+)
+def test_the_cache_is_where_the_hubs_own_library_has_it(said: dict[str, str]) -> None:
+    names = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME")
+    environment = {name: value for name, value in os.environ.items() if name not in names} | said
+    code = "from huggingface_hub import constants; print(constants.HF_HUB_CACHE)"
+    theirs = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert hub_cache(environment) == Path(theirs.stdout.rstrip("\n"))
 
 
 @pytest.mark.parametrize(

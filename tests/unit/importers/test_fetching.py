@@ -209,6 +209,27 @@ def test_a_disk_that_fills_up_keeps_nothing_of_it(
     assert machine.blobs() == []
 
 
+def test_a_disk_that_fills_up_keeps_no_file_that_was_whole_either(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (machine.into.parent / "before").mkdir()
+    before = Machine(machine.hub, machine.into.parent / "before")
+    before.cache = machine.cache
+    small = tuple(file for file in before.list().files if file.path == "config.json")
+    before.run(before.job(before.list(), files=small))
+    room = [True, False]
+
+    def full(descriptor: int) -> None:
+        if not room.pop(0):
+            raise OSError(errno.ENOSPC, "no space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(errors.DiskFull):
+        machine.fetch(at_once=1)
+    assert machine.contents() == {}
+    assert [blob.read_bytes() for blob in machine.blobs()] == [FILES["config.json"]]
+
+
 def test_no_path_leads_out_of_the_directory(machine: Machine) -> None:
     listed = machine.list()
     for path in ("../x", "/etc/x", "a/../../x"):

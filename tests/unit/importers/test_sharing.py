@@ -8,11 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import constants, hf_hub_download, scan_cache_dir, snapshot_download
+from huggingface_hub import (
+    close_session,
+    constants,
+    hf_hub_download,
+    scan_cache_dir,
+    snapshot_download,
+)
 
 from lemonade_serve import errors
+from lemonade_serve.importers import fetching
+from lemonade_serve.importers.hub_cache import HubCache
 from lemonade_serve.protocol.jobs import RepositoryFile
-from tests.hub import Repository
+from tests.hub import Fault, Repository
 from tests.unit.importers.hub_job import FILES, LARGE, NAME, Machine
 
 
@@ -153,6 +161,27 @@ def test_two_files_of_one_content_are_one(machine: Machine) -> None:
     assert len(machine.hub.downloads()) == 1
 
 
+def test_what_another_removes_meanwhile_is_not_pointed_to(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the last byte and its name; the next pull fetches it again."""
+
+    def remove(file: RepositoryFile, cache: HubCache, *more: Any, **and_more: Any) -> bool:
+        new = complete(file, cache, *more, **and_more)
+        if file.sha256:
+            cache.blob(file).unlink()
+        return new
+
+    complete = fetching.complete
+    monkeypatch.setattr(fetching, "complete", remove)
+    with pytest.raises(errors.JobFailed, match="removed meanwhile"):
+        machine.fetch()
+    assert all(path.exists() for path in machine.cache.rglob("*"))
+    monkeypatch.setattr(fetching, "complete", complete)
+    machine.fetch()
+    assert machine.contents() == FILES
+
+
 def test_files_of_no_bytes_are_files(machine: Machine) -> None:
     files = {"empty.json": b"", "empty.onnx": b""}
     machine.hub.add(NAME, files)
@@ -196,6 +225,44 @@ def test_an_error_page_of_any_form_is_no_surprise(machine: Machine) -> None:
         machine.hub.error_body = body
         with pytest.raises(errors.LemonadeError):
             machine.list(name="org/other")
+
+
+def test_an_address_that_was_good_once_is_asked_for_anew(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub signs those of its CDN for a time."""
+    monkeypatch.setattr("lemonade_serve.importers.blob.pause", lambda *_: None)
+    listed = machine.list()
+    large = tuple(file for file in listed.files if file.sha256)
+    machine.hub.faults = [Fault(status=403)]
+    machine.run(machine.job(listed, files=large))
+    assert machine.contents() == {"sub/model.onnx": LARGE}
+
+
+def test_a_hub_that_is_no_address_is_not_asked_again(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lemonade_serve.importers.hub.pause", lambda *_: pytest.fail("it waits"))
+    monkeypatch.setattr(constants, "ENDPOINT", "hub.example")
+    with pytest.raises(errors.HubError, match=r"HF_ENDPOINT.*hub\.example"):
+        machine.list()
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "http://a:b:c"])
+def test_a_proxy_that_cannot_be_used_is_said(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    close_session()
+    with pytest.raises(errors.HubError, match="proxies"):
+        machine.list()
+
+
+def test_what_the_hub_has_taken_down_is_no_matter_of_tokens(machine: Machine) -> None:
+    why = {"X-Error-Message": "Access to this resource is disabled."}
+    machine.hub.listing_faults = [Fault(status=403, headers=why)]
+    with pytest.raises(errors.NotAllowed, match="disabled"):
+        machine.list()
 
 
 def test_old_and_new_stand_beside_each_other(machine: Machine) -> None:
