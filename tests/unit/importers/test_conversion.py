@@ -75,7 +75,7 @@ def test_what_libraries_raise_is_told_in_our_words(
     kind: type[LemonadeError],
     says: str,
 ) -> None:
-    def fail(*, encoders: bool) -> Exporter:
+    def fail(**_: object) -> Exporter:
         raise error
 
     monkeypatch.setattr(conversion, "find_exporter", fail)
