@@ -227,13 +227,16 @@ def create_job_runner(
 
 def create_workshops(settings: Settings) -> Workshops:
     """What makes checkpoints of safetensors, in the environments that the settings name."""
+    convert, turn = settings.convert, asyncio.Lock()
     return Workshops(
-        _create_conversions(settings, settings.convert.python, encoders=False),
-        _create_conversions(settings, settings.convert.encoder_python, encoders=True),
+        _create_conversions(settings, convert.python, turn, encoders=False),
+        _create_conversions(settings, convert.encoder_python, turn, encoders=True),
     )
 
 
-def _create_conversions(settings: Settings, python: str | None, *, encoders: bool) -> Conversions:
+def _create_conversions(
+    settings: Settings, python: str | None, turn: asyncio.Lock, *, encoders: bool
+) -> Conversions:
     convert = settings.convert
     python = str(Path(python).expanduser()) if python else None
     runner = create_job_runner(settings, timeout_s=convert.timeout_s, python=python)
@@ -249,7 +252,7 @@ def _create_conversions(settings: Settings, python: str | None, *, encoders: boo
         python=python or sys.executable,
         encoders=encoders,
     )
-    return Conversions(runner, terms)
+    return Conversions(runner, terms, turn)
 
 
 def create_puller(settings: Settings, catalog: DiskCatalog, providers: Sequence[str]) -> Puller:

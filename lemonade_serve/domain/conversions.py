@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -46,11 +47,16 @@ class ConversionTerms(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Conversions:
-    """Converts models of one kind, where there is an exporter."""
+    """Converts models of one kind where there is an exporter, a `turn` at a time: each may take
+    all the memory that conversions may have."""
 
-    def __init__(self, converter: Converter, terms: ConversionTerms) -> None:
+    def __init__(
+        self, converter: Converter, terms: ConversionTerms, turn: asyncio.Lock | None = None
+    ) -> None:
+        """`turn` is shared with those who have the same memory."""
         self._converter = converter
         self._terms = terms
+        self._turn = turn or asyncio.Lock()
 
     async def require(self) -> None:
         """Raises UnsupportedModel, with what to do, where nothing can be converted."""
@@ -104,7 +110,9 @@ class Conversions:
             min_cosine=terms.min_cosine,
             max_score_error=terms.max_score_error,
         )
-        return await self._converter.convert(job, progress)
+        progress("waiting for its turn", 0.0)
+        async with self._turn:
+            return await self._converter.convert(job, progress)
 
 
 class Workshops(NamedTuple):

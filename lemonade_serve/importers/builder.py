@@ -6,7 +6,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from onnxruntime_genai.models import builder
 
@@ -24,17 +24,30 @@ def build(source: Path, into: Path, recipe: Recipe) -> None:
     of the model's own is run. Raises UnsupportedModel for an architecture that it does not know,
     and whatever else goes wrong in torch, transformers and onnx."""
     scratch = into / ".scratch"
-    said = ["hf_token=false", "hf_remote=false"]
+    said = ["hf_token=false", "hf_remote=false", "windowed_kv_cache=false"]
     if recipe.dtype in _ROUNDED:
         said += [f"block_size={recipe.block_size}", f"algo_config={recipe.algorithm}"]
     given = ("", str(source), str(into), recipe.dtype, recipe.execution_provider, str(scratch))
     try:
         options = builder.parse_extra_options(*given, said)
+        _say_as_it_reads(options["hf_details"]["hf_config"])
         builder.create_model(*given, **options)
     except NotImplementedError as error:
         raise UnsupportedModel(f"the model builder does not know it: {error}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _say_as_it_reads(config: Any) -> None:
+    """What transformers says in its own way, and this builder looks for elsewhere: that all layers
+    attend to a window (Mistral, Phi 3), or it would be left out; and Gemma 3's two rotary tables,
+    or it would fail."""
+    if getattr(config, "sliding_window", None) and not getattr(config, "layer_types", None):
+        config.layer_types = ["sliding_attention"] * config.num_hidden_layers
+    ropes = getattr(config, "rope_parameters", None) or {}
+    if {"full_attention", "sliding_attention"} <= set(ropes):
+        config.rope_local_base_freq = ropes["sliding_attention"]["rope_theta"]
+        config.rope_parameters = ropes["full_attention"]
 
 
 class BuilderProgress:

@@ -25,6 +25,7 @@ from lemonade_serve.errors import DiskFull, JobFailed, LemonadeError, Unsupporte
 from lemonade_serve.importers.closeness import Closeness
 from lemonade_serve.importers.exporter import find_exporter
 from lemonade_serve.importers.joblog import JobLog
+from lemonade_serve.importers.scores import Quality, compare, passage_ids, score
 from lemonade_serve.importers.source import Kind, Source, SourceFile, read_source
 from lemonade_serve.protocol.jobs import ConvertModel, JobDone, Recipe
 
@@ -38,6 +39,8 @@ _FIRST_POSITIONS: Final = 2
 """Some encoders have so many positions that no token of a text gets."""
 _NEW_TOKENS: Final = 10
 _PROMPT_TOKENS: Final = 8
+_EXACT_AGREEMENT: Final = 0.95
+"""In float32 it is 1, but for the nearest ties."""
 _LONGEST_REASON: Final = 500
 _NO_MEMORY: Final = re.compile(
     r"allocate memory|bad.alloc|MemoryError|os error 12|new thread", re.I
@@ -77,18 +80,8 @@ def convert(job: ConvertModel, progress: Progress) -> JobDone:
     """
     into, told = Path(job.into), _Rising(progress)
     told.tell("reading", 0.0)
-    if missing := find_exporter(encoders=job.encoder).missing:
-        raise UnsupportedModel(f"nothing here can convert it: {', '.join(missing)} is missing")
-    source = read_source(Path(job.source), encoder=job.encoder)
-    _check_room(source, job)
-    _prepare(job)
     try:
-        with JobLog(into / LOG_NAME, told.hear):
-            match source.kind:
-                case Kind.DECODER:
-                    conversion = _convert_decoder(source, into, job, told)
-                case Kind.ENCODER:
-                    conversion = _convert_encoder(source, into, job, told)
+        conversion = _convert(job, told)
     except LemonadeError:
         raise
     except Exception as error:  # torch, transformers and onnxruntime raise anything
@@ -97,11 +90,25 @@ def convert(job: ConvertModel, progress: Progress) -> JobDone:
     text = msgspec.json.format(msgspec.json.encode(content), indent=2)
     (into / "provenance.json").write_bytes(text + b"\n")
     told.tell("done", 1.0)
-    return JobDone(source.directory.name, job.recipe.dtype)
+    return JobDone(conversion.source, job.recipe.dtype)
+
+
+def _convert(job: ConvertModel, told: _Rising) -> Conversion:
+    if missing := find_exporter(encoders=job.encoder).missing:
+        raise UnsupportedModel(f"nothing here can convert it: {', '.join(missing)} is missing")
+    into, source = Path(job.into), read_source(Path(job.source), encoder=job.encoder)
+    _check_room(source, job)
+    _prepare(job)
+    with JobLog(into / LOG_NAME, told.hear):
+        match source.kind:
+            case Kind.DECODER:
+                return _convert_decoder(source, into, job, told)
+            case Kind.ENCODER:
+                return _convert_encoder(source, into, job, told)
 
 
 def _convert_decoder(source: Source, into: Path, job: ConvertModel, told: _Rising) -> Conversion:
-    _bound_memory(job.memory_limit)
+    _bound_memory(job.memory_limit, "builder", "reference", "trial")
     from lemonade_serve.importers.builder import BuilderProgress, build
 
     files = _digests(source, told)
@@ -127,6 +134,7 @@ def _convert_decoder(source: Source, into: Path, job: ConvertModel, told: _Risin
 
 
 def _convert_encoder(source: Source, into: Path, job: ConvertModel, told: _Rising) -> Conversion:
+    _bound_memory(job.memory_limit, "export", "vectors")
     from lemonade_serve.importers.export import GRAPH, export
     from lemonade_serve.importers.vectors import MAX_TOKENS, measure
 
@@ -177,7 +185,6 @@ def _convert_encoder(source: Source, into: Path, job: ConvertModel, told: _Risin
 def _check(source: Source, into: Path, job: ConvertModel, told: _Rising) -> Check:
     """Load it, let it answer, and compare it with what it was made of."""
     from lemonade_serve.importers.reference import reference_logits
-    from lemonade_serve.importers.scores import compare, passage_ids, score
     from lemonade_serve.importers.trial import Trial
 
     told.tell("checking: the source", _BUILT)
@@ -188,16 +195,24 @@ def _check(source: Source, into: Path, job: ConvertModel, told: _Rising) -> Chec
     trial = Trial(into, threads=job.threads)
     answer = trial.answer(ids[:_PROMPT_TOKENS], _NEW_TOKENS)
     quality = compare(score(trial.logits(ids), ids), reference)
-    found = (
-        f"its perplexity is {quality.perplexity:.4g} where that of the source is "
-        f"{quality.reference_perplexity:.4g}"
-    )
+    judge(quality, job)
+    return Check(**msgspec.structs.asdict(quality), new_tokens=len(answer))
+
+
+def judge(quality: Quality, job: ConvertModel) -> None:
+    """Raises JobFailed for what nobody should be served with."""
+    if job.recipe.dtype == "fp32" and quality.agreement < _EXACT_AGREEMENT:
+        raise JobFailed(
+            "the model builder's graph is not this model: nothing was rounded, and both find the "
+            f"same token the likeliest at {quality.agreement:.0%} of the positions only"
+        )
     if not quality.ratio <= job.max_perplexity_ratio:  # nor is it, if it is no number
         raise JobFailed(
-            f"the checkpoint is no good: {found}, more than {job.max_perplexity_ratio:g} times it "
-            "(convert.max_perplexity_ratio); another dtype or algorithm is nearer"
+            f"the checkpoint is no good: its perplexity is {quality.perplexity:.4g} where that of "
+            f"the source is {quality.reference_perplexity:.4g}, more than "
+            f"{job.max_perplexity_ratio:g} times it (convert.max_perplexity_ratio); another dtype "
+            "or algorithm is nearer"
         )
-    return Check(**msgspec.structs.asdict(quality), new_tokens=len(answer))
 
 
 def _digests(source: Source, told: _Rising) -> tuple[SourceFile, ...]:
@@ -236,10 +251,10 @@ def _prepare(job: ConvertModel) -> None:
     )
 
 
-def _bound_memory(limit: int) -> None:
-    """Once the libraries are loaded: a dynamic loader without memory ends a process without a word.
-    Raises MemoryError where they alone are too large."""
-    for name in ("builder", "reference", "trial"):
+def _bound_memory(limit: int, *modules: str) -> None:
+    """Once the libraries of our modules are loaded: a dynamic loader without memory ends a process
+    without a word. Raises MemoryError where they alone are too large."""
+    for name in modules:
         importlib.import_module(f"{__package__}.{name}")
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     status = Path("/proc/self/status").read_text()

@@ -194,6 +194,19 @@ def test_who_ends_a_conversion_leaves_nothing(
     eventually(lambda: converter.left() == [])
 
 
+def test_of_other_architectures_too_the_graph_is_the_model(exporter: str, cache_dir: Path) -> None:
+    """In float32 nothing is rounded. benchmarks/exactness.py knows more of them."""
+    names = ["llama, llama3 rope", "mistral, window", "qwen3", "phi3, window", "gemma3"]
+    checkpoint = checkpoints.original(cache_dir)
+    command = [exporter, "-m", "benchmarks.exactness", str(checkpoint), "--json", "--only", *names]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert {name: check.get("agreement", check) for name, check in found.items()} == dict.fromkeys(
+        names, pytest.approx(1.0, abs=0.01)
+    )
+
+
 @pytest.fixture
 def hub(small: Path) -> Any:
     with running() as hub:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from lemonade_serve import errors
 from lemonade_serve.domain.conversions import convert_directory
 from lemonade_serve.hub.catalog import DiskCatalog
-from lemonade_serve.protocol.jobs import Recipe
+from lemonade_serve.protocol.jobs import ConvertModel, JobDone, Recipe
 from tests.fakes import FakeConverter, asynchronous, conversions
 
 
@@ -110,3 +111,38 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path: Path, failure: BaseExc
     with pytest.raises(type(failure)):
         asyncio.run(convert(tmp_path, FakeConverter(failure=failure)))
     assert left_in(tmp_path) == []
+
+
+class Held(FakeConverter):
+    """Converts when it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.most, self.running = asyncio.Event(), 0, 0
+        self.may = asyncio.Event()
+
+    async def convert(self, job: ConvertModel, progress: Callable[[str, float], None]) -> JobDone:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        self.begun.set()
+        await self.may.wait()
+        self.running -= 1
+        return JobDone("x", "int4")
+
+
+@asynchronous
+async def test_one_is_converted_at_a_time(tmp_path: Path) -> None:
+    held, told = Held(), []
+    every = conversions(held)
+
+    def make() -> asyncio.Task[JobDone]:
+        return asyncio.create_task(
+            every.make(tmp_path, tmp_path, INT4, lambda stage, done: told.append(stage))
+        )
+
+    first, second = make(), make()
+    await held.begun.wait()
+    held.may.set()
+    await asyncio.gather(first, second)
+    assert held.most == 1
+    assert told == ["waiting for its turn"] * 2

@@ -62,6 +62,7 @@ def test_its_tokenizer_is_what_is_served(tmp_path: Path) -> None:
     [
         ({"architectures": ["BertModel"]}, "BertModel is no decoder"),
         ({"architectures": []}, "llama is no decoder"),
+        ({"architectures": ["OlmoForCausalLM"]}, "makes another model"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantised already"),
         ({"architectures": 7}, r"config\.json"),
     ],
