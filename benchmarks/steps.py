@@ -2,11 +2,12 @@
 
     python -m benchmarks.steps [--rounds 5] [--contexts 100 1500]
 
-Each round, in an order drawn anew, a process of its own for each variant: `as it is`; `flash`, ONNX
-Runtime's other attention; `huge pages`, large allocations in pages of 2 MiB, where the system
-leaves that to programs. It times steps of 1, 4, 8 and 16 sequences whose prompts have so many
-tokens, sampling included; a prompt of 128 tokens; and two rows of the KV cache with 1,000 tokens
-each that change places, against copying one. Writes benchmarks/results/steps.json, prints a table.
+Each round, in an order drawn anew, a process of its own for each variant: `as it is`; `apart`, the
+products of the graph as its file has them; `flash`, ONNX Runtime's other attention; `huge pages`,
+large allocations in pages of 2 MiB, where the system leaves that to programs. It times steps of 1,
+4, 8 and 16 sequences whose prompts have so many tokens, sampling included; a prompt of 128 tokens;
+and two rows of the KV cache with 1,000 tokens each that change places, against copying one. Writes
+benchmarks/results/steps.json, prints a table.
 """
 
 from __future__ import annotations
@@ -19,24 +20,30 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
 from benchmarks.figures import of_rounds, ratios
 from benchmarks.result import cores, find_checkpoint, parser, save
 from lemonade_serve.protocol.messages import Load, ResolvedParams
-from lemonade_serve.worker.engines import base
+from lemonade_serve.worker.engines import base, runner
 from lemonade_serve.worker.engines.base import Engine, Group, Id
 from lemonade_serve.worker.engines.cache import KvCache
 from lemonade_serve.worker.engines.choice import examine
+from lemonade_serve.worker.engines.fusion import FusedGraph
 from lemonade_serve.worker.engines.opening import open_engine
 from lemonade_serve.worker.sampler import Drawing
 
 _BASE = "as it is"
+_APART = "BENCHMARKS_STEPS_APART"
+"""In the environment of a process: load graphs as they are."""
 _VARIANTS = {
     _BASE: {},
+    "apart": {_APART: "1"},
     "flash": {"ORT_GQA_DISABLE_FLASH_ATTENTION": "0"},
     "huge pages": {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"},
 }
@@ -59,7 +66,8 @@ def child(directory: Path, threads: int, contexts: Sequence[int], seed: int) -> 
         turn_timeout_s=1,
         engine="batched",
     )
-    engine, _ = open_engine(load, context_length=_CONTEXT)
+    with _products_apart() if os.environ.get(_APART) else nullcontext():
+        engine, _ = open_engine(load, context_length=_CONTEXT)
     for context in contexts:
         prompt = [choose.randrange(100, 30_000) for _ in range(context)]
         for width in _WIDTHS:
@@ -78,6 +86,10 @@ def child(directory: Path, threads: int, contexts: Sequence[int], seed: int) -> 
         _release(engine, 1)
     figures["prompt_ms"] = statistics.median(reads) * 1e3
     return figures | _rows(directory)
+
+
+def _products_apart() -> AbstractContextManager[object]:
+    return patch.object(runner, "fuse_products", lambda path: FusedGraph(path.read_bytes(), {}))
 
 
 def _group(request: int, prompt: list[int]) -> Group:

@@ -31,6 +31,7 @@ PLANS = [
     Plan(dtype="float16"),
     Plan(dtype="float16", positions=True, bits=4),
     Plan(bits=4, accuracy_level=4, pruned=True),
+    Plan(bits=8, accuracy_level=4, positions=True, layers=3),
     Plan(window=8),
     Plan(grouped=False),
     Plan(grouped=False, dtype="float16"),
@@ -127,6 +128,23 @@ def test_a_tiny_decoder_says_the_same_batched_alone_and_among_others(
     assert said_by(engine, prompts) == alone
     genai = load(directory, "onnxruntime-genai")
     assert {n: said_by(genai, {n: prompt})[n] for n, prompt in prompts.items()} == alone
+
+
+@pytest.mark.parametrize(
+    ("decoding", "newcomers", "read"), [(0, 3, 2), (1, 1, 1), (1, 2, 2), (1, 3, 2), (2, 2, 1)]
+)
+def test_a_step_reads_half_a_chunk_unless_more_wait_than_decode(
+    tmp_path: Path, decoding: int, newcomers: int, read: int
+) -> None:
+    engine = load(tiny.put(tmp_path / "made", Plan()), "batched")
+    prompts = [[30 + n, *PROMPT[:7]] for n in range(decoding + newcomers)]  # half a chunk each
+    for request in range(decoding):
+        engine.start(group(request, prompts[request]))
+        engine.step()
+    for request in range(decoding, len(prompts)):
+        engine.start(group(request, prompts[request]))
+    sampled = [event.id.request for event in engine.step().events if isinstance(event, Sampled)]
+    assert sampled == list(range(decoding + read))
 
 
 def test_long_answers_are_the_same_too_up_to_the_end_of_the_context(tmp_path: Path) -> None:

@@ -76,10 +76,11 @@ class _Reading:
 class BatchedEngine:
     """Serves the decoder of a checkpoint whose context is `context_length` tokens.
 
-    A step reads `prefill_chunk_tokens` of prompts, or half as many beside sequences that decode,
-    and gives each of these a token. What an ended sequence left in its slot is used for the prompts
-    that begin the same, by whichever client; prompts that begin the same at the same time are read
-    once. Raises what ONNX Runtime does when it cannot load the graph.
+    A step reads `prefill_chunk_tokens` of prompts, or half as many beside sequences that decode and
+    are no fewer than the prompts, and gives each of these a token. What an ended sequence left in
+    its slot is used for the prompts that begin the same, by whichever client; prompts that begin
+    the same at the same time are read once. Raises what ONNX Runtime does when it cannot load the
+    graph, and ModelLoadError.
     """
 
     name = "batched"
@@ -139,7 +140,8 @@ class BatchedEngine:
         self._reading = [reading for reading in self._reading if reading.running]
 
     def step(self) -> Step:
-        bound = self._read_tokens + (self._chunk // 2 if self._decoding else self._chunk)
+        few_wait = 0 < len(self._reading) <= len(self._decoding)
+        bound = self._read_tokens + (self._chunk // 2 if few_wait else self._chunk)
         events = self._decode() if self._decoding else []
         batch = sum(isinstance(event, Sampled) for event in events)
         while self._reading and bound - self._read_tokens >= _LEAST_CHUNK:

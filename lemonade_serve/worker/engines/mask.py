@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lemonade_serve import errors
+from lemonade_serve.worker.engines.stored import read_stored
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -106,15 +107,16 @@ class MaskUse:
 
     def _cut(self, names: list[str]) -> bytes:
         """A model of those nodes alone."""
-        from onnx import TensorProto, external_data_helper, helper
+        from onnx import TensorProto, helper, numpy_helper
 
         graph = self._model.graph
         nodes = [graph.node[index] for index in self._nodes]
         read = {name for node in nodes for name in node.input}
-        stored = [tensor for tensor in graph.initializer if tensor.name in read]
-        for tensor in stored:
-            if external_data_helper.uses_external_data(tensor):
-                external_data_helper.load_external_data_for_tensor(tensor, str(self._path.parent))
+        stored = [
+            numpy_helper.from_array(read_stored(tensor, self._path.parent), tensor.name)
+            for tensor in graph.initializer
+            if tensor.name in read
+        ]
         mask = helper.make_tensor_value_info(self._mask, TensorProto.INT64, ["rows", "width"])
         values = [helper.make_tensor_value_info(name, TensorProto.INT32, None) for name in names]
         model = helper.make_model(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -10,12 +11,16 @@ from numpy.typing import NDArray
 
 from lemonade_serve.worker.engines.cache import KvCache
 from lemonade_serve.worker.engines.choice import Decoder
+from lemonade_serve.worker.engines.fusion import fuse_products
 from lemonade_serve.worker.sampler import Logits
 
 _OPTIONS: Final = {
     "session.force_spinning_stop": "1",  # between two runs the cores are others'
     "session.use_device_allocator_for_initializers": "1",  # no arena's rounding around weights
 }
+
+_WEIGHTS: Final = "session.model_external_initializers_file_folder_path"
+"""Where the files are that a model names which is itself in none."""
 
 _MARGIN: Final = 64
 
@@ -29,15 +34,7 @@ class Runner:
     """
 
     def __init__(self, decoder: Decoder, *, threads: int, rows: int, capacity: int) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        for name, value in _OPTIONS.items():
-            options.add_session_config_entry(name, value)
-        self._session = ort.InferenceSession(
-            str(decoder.model), options, providers=["CPUExecutionProvider"]
-        )
+        self._session = _open(decoder.model, threads)
         self._decoder = decoder
         self._capacity = capacity
         self._companions = decoder.least_rows - 1
@@ -136,6 +133,19 @@ class Runner:
                 binding.bind_input(read, *place)
                 binding.bind_output(written, *place)
         return binding
+
+
+def _open(model: Path, threads: int) -> ort.InferenceSession:
+    graph = fuse_products(model)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    for name, value in (*_OPTIONS.items(), (_WEIGHTS, str(model.parent))):
+        options.add_session_config_entry(name, value)
+    values = [ort.OrtValue.ortvalue_from_numpy(value) for value in graph.stored.values()]
+    options.add_external_initializers(list(graph.stored), values)
+    return ort.InferenceSession(graph.model, options, providers=["CPUExecutionProvider"])
 
 
 class _Step:
