@@ -47,13 +47,13 @@ def test_where_nothing_is_rounded_both_say_the_same() -> None:
 
 def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lacking = Exporter((), ("torch",))
-    monkeypatch.setattr(conversion, "find_exporter", lambda: lacking)
+    monkeypatch.setattr(conversion, "find_exporter", lambda **_: lacking)
     with pytest.raises(UnsupportedModel, match="torch is missing"):
         convert(job(put(tmp_path), tmp_path), lambda stage, done: None)
 
 
 def test_room_on_the_disk_is_checked_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conversion, "find_exporter", lambda: Exporter((), ()))
+    monkeypatch.setattr(conversion, "find_exporter", lambda **_: Exporter((), ()))
     free = shutil.disk_usage(tmp_path).total
     with pytest.raises(DiskFull, match=r"hub\.min_free_bytes"):
         convert(job(put(tmp_path), tmp_path, keep_free=free), lambda stage, done: None)
@@ -75,7 +75,7 @@ def test_what_libraries_raise_is_told_in_our_words(
     kind: type[LemonadeError],
     says: str,
 ) -> None:
-    def fail() -> Exporter:
+    def fail(**_: object) -> Exporter:
         raise error
 
     monkeypatch.setattr(conversion, "find_exporter", fail)
