@@ -80,7 +80,7 @@ class Application(NamedTuple):
         runs has come to its end in time."""
         self.readiness.draining = True
         self.pool.drain()
-        self.puller.drain()
+        await self.puller.close()
         self.service.give_up_waiting(errors.Draining())
         self.encoders.give_up_waiting(errors.Draining())
         return await self.asgi.idle(timeout_s)
@@ -227,15 +227,15 @@ def create_job_runner(
 
 def create_workshops(settings: Settings) -> Workshops:
     """What makes checkpoints of safetensors, in the environments that the settings name."""
-    convert, turns = settings.convert, asyncio.Lock()
+    convert, turn = settings.convert, asyncio.Lock()
     return Workshops(
-        _create_conversions(settings, convert.python, turns, encoders=False),
-        _create_conversions(settings, convert.encoder_python, turns, encoders=True),
+        _create_conversions(settings, convert.python, turn, encoders=False),
+        _create_conversions(settings, convert.encoder_python, turn, encoders=True),
     )
 
 
 def _create_conversions(
-    settings: Settings, python: str | None, turns: asyncio.Lock, *, encoders: bool
+    settings: Settings, python: str | None, turn: asyncio.Lock, *, encoders: bool
 ) -> Conversions:
     convert = settings.convert
     python = str(Path(python).expanduser()) if python else None
@@ -252,7 +252,7 @@ def _create_conversions(
         python=python or sys.executable,
         encoders=encoders,
     )
-    return Conversions(runner, terms, turns)
+    return Conversions(runner, terms, turn)
 
 
 def create_puller(settings: Settings, catalog: DiskCatalog, providers: Sequence[str]) -> Puller:

@@ -47,13 +47,16 @@ class ConversionTerms(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Conversions:
-    """Converts models of one kind, where there is an exporter, and by turns: each may take all the
-    memory that conversions may have."""
+    """Converts models of one kind where there is an exporter, a `turn` at a time: each may take
+    all the memory that conversions may have."""
 
-    def __init__(self, converter: Converter, terms: ConversionTerms, turns: asyncio.Lock) -> None:
+    def __init__(
+        self, converter: Converter, terms: ConversionTerms, turn: asyncio.Lock | None = None
+    ) -> None:
+        """`turn` is shared with those who have the same memory."""
         self._converter = converter
         self._terms = terms
-        self._turns = turns
+        self._turn = turn or asyncio.Lock()
 
     async def require(self) -> None:
         """Raises UnsupportedModel, with what to do, where nothing can be converted."""
@@ -108,7 +111,7 @@ class Conversions:
             max_score_error=terms.max_score_error,
         )
         progress("waiting for its turn", 0.0)
-        async with self._turns:
+        async with self._turn:
             return await self._converter.convert(job, progress)
 
 

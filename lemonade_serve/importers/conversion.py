@@ -37,8 +37,6 @@ _HASHED, _BUILT = 0.05, 0.8
 """How much of the whole is done after these."""
 _FIRST_POSITIONS: Final = 2
 """Some encoders have so many positions that no token of a text gets."""
-_DECODERS_NEED: Final = ("builder", "reference", "trial")
-_ENCODERS_NEED: Final = ("optimum.exporters.onnx", "torch", "transformers")
 _NEW_TOKENS: Final = 10
 _PROMPT_TOKENS: Final = 8
 _EXACT_AGREEMENT: Final = 0.95
@@ -110,7 +108,7 @@ def _convert(job: ConvertModel, told: _Rising) -> Conversion:
 
 
 def _convert_decoder(source: Source, into: Path, job: ConvertModel, told: _Rising) -> Conversion:
-    _bound_memory(job.memory_limit, *(f"{__package__}.{name}" for name in _DECODERS_NEED))
+    _bound_memory(job.memory_limit, "builder", "reference", "trial")
     from lemonade_serve.importers.builder import BuilderProgress, build
 
     files = _digests(source, told)
@@ -136,7 +134,7 @@ def _convert_decoder(source: Source, into: Path, job: ConvertModel, told: _Risin
 
 
 def _convert_encoder(source: Source, into: Path, job: ConvertModel, told: _Rising) -> Conversion:
-    _bound_memory(job.memory_limit, *_ENCODERS_NEED)
+    _bound_memory(job.memory_limit, "export", "vectors")
     from lemonade_serve.importers.export import GRAPH, export
     from lemonade_serve.importers.vectors import MAX_TOKENS, measure
 
@@ -254,10 +252,10 @@ def _prepare(job: ConvertModel) -> None:
 
 
 def _bound_memory(limit: int, *modules: str) -> None:
-    """Once the libraries are loaded: a dynamic loader without memory ends a process without a word.
-    Raises MemoryError where they alone are too large."""
+    """Once the libraries of our modules are loaded: a dynamic loader without memory ends a process
+    without a word. Raises MemoryError where they alone are too large."""
     for name in modules:
-        importlib.import_module(name)
+        importlib.import_module(f"{__package__}.{name}")
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     status = Path("/proc/self/status").read_text()
     if (found := re.search(r"VmData:\s+(\d+) kB", status)) and int(found[1]) * 1024 > limit:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from optimum.exporters.onnx import main_export
+
 from lemonade_serve.errors import UnsupportedModel
 from lemonade_serve.importers.rounding import rounded
 
@@ -54,8 +56,6 @@ def export(
 
 
 def _export(source: Path, into: Path, task: str) -> None:
-    from optimum.exporters.onnx import main_export
-
     try:
         main_export(
             str(source),

@@ -28,12 +28,13 @@ _LARGEST_INSIDE: Final = 1 << 30
 def rounded(graph: Path, into: Path, dtype: str, *, block_size: int) -> None:
     """Write the graph, which is in float32, in `dtype`: `fp32`, `fp16` or `int8`, then with a scale
     for `block_size` weights. Its inputs and outputs stay as they are."""
-    model = onnx.load(str(graph))
     match dtype:
         case "fp16":
-            model = _halved(model)
+            model = _halved(graph)
         case "int8":
-            model = _in_blocks(model, block_size)
+            model = _in_blocks(onnx.load(str(graph)), block_size)
+        case _:
+            model = onnx.load(str(graph))
     into.parent.mkdir(parents=True, exist_ok=True)
     weights = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
     outside = weights > _LARGEST_INSIDE
@@ -45,10 +46,16 @@ def rounded(graph: Path, into: Path, dtype: str, *, block_size: int) -> None:
     )
 
 
-def _halved(model: ModelProto) -> ModelProto:
+def _halved(graph: Path) -> ModelProto:
+    """Shapes are inferred before weights outside of the graph are read: with them it may be larger
+    than what can be inferred of."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    halved: ModelProto = convert_float_to_float16(model, keep_io_types=True)
+    model = onnx.shape_inference.infer_shapes(onnx.load(str(graph), load_external_data=False))
+    onnx.load_external_data_for_model(model, str(graph.parent))
+    halved: ModelProto = convert_float_to_float16(
+        model, keep_io_types=True, disable_shape_infer=True
+    )
     return halved
 
 

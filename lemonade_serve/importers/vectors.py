@@ -12,6 +12,8 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from transformers import AutoModel, AutoModelForSequenceClassification
 
 from lemonade_serve.importers.closeness import Closeness
 from lemonade_serve.protocol.messages import Encoder, Load, TextPrompt
@@ -85,9 +87,6 @@ def _of_checkpoint(
 
 def _of_source(source: Path, rows: Sequence[Row], *, ranks: bool) -> Vectors:
     """`[rows, n]`, of the weights in float32, a row at a time."""
-    import torch
-    from transformers import AutoModel, AutoModelForSequenceClassification
-
     kind: Any = AutoModelForSequenceClassification if ranks else AutoModel
     model = kind.from_pretrained(
         source,
