@@ -10,6 +10,7 @@ import onnxruntime_genai as og
 
 from lemonade_serve import errors
 from lemonade_serve.protocol.messages import Adapter
+from lemonade_serve.worker.engines.base import failure_code
 
 
 class Adapters:
@@ -45,21 +46,18 @@ class Adapters:
         return going
 
     def load(self, adapter: Adapter) -> None:
-        """Unless it is there. Raises ModelLoadError for one that is of no use, and nothing of it
-        stays then."""
+        """Unless it is there. Raises ModelLoadError for one that is of no use, and NoCapacity where
+        there is no memory; nothing of it stays then."""
         if name := self._names.pop(adapter, None):
             self._names[adapter] = name
             return
         self._loads += 1
-        self._names[adapter] = name = str(self._loads)
-        try:
-            self._read(adapter, name)
-        except errors.ModelLoadError:
-            del self._names[adapter]
-            raise
+        name = str(self._loads)
+        self._read(adapter, name)
+        self._names[adapter] = name
         if fault := self._fault(adapter):
             self.unload(adapter)
-            raise errors.ModelLoadError(f"{adapter.name} does not fit this model: {fault}")
+            raise fault
 
     def unload(self, adapter: Adapter) -> None:
         """Nothing computes with it any more."""
@@ -88,13 +86,16 @@ class Adapters:
         finally:
             os.close(copy)
 
-    def _fault(self, adapter: Adapter) -> str:
-        """Why it cannot be computed with, in ONNX Runtime's words; empty if it can."""
+    def _fault(self, adapter: Adapter) -> errors.LemonadeError | None:
+        """Why it cannot be computed with, in ONNX Runtime's words; None if it can."""
         try:
             self._trial(adapter)
         except Exception as error:  # native code raises anything; a name need not even be UTF-8
-            return " ".join(str(error).split()) or type(error).__name__
-        return ""
+            why = " ".join(str(error).split()) or type(error).__name__
+            if failure_code(error) == errors.NoCapacity.code:
+                return errors.NoCapacity(f"there is no memory for {adapter.name}: {why}")
+            return errors.ModelLoadError(f"{adapter.name} does not fit this model: {why}")
+        return None
 
 
 def _copy(adapter: Adapter, to: int) -> None:
