@@ -91,7 +91,8 @@ class _Fetch:
             if not expected(file):  # offline, in a cache without links: nobody can say
                 return False
             new = complete(file, self._cache, self._job, told=self._advance, stopped=self._stopped)
-            self._brought += [file] if new else []
+            if new:
+                self._brought.append(file)
             return new
         except BaseException:
             self._stopped.set()
