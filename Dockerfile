@@ -135,10 +135,25 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && python -m compileall -q -f --invalidation-mode unchecked-hash /opt/export \
     && find /opt/export -exec touch --no-dereference --date="@${SOURCE_DATE_EPOCH}" {} +
 
-# The daemon as it is, and safetensors converted: docs/convert.md.
+# The same for encoders: optimum wants another transformers.
+FROM dependencies AS encoder-exporter
+WORKDIR /build
+COPY deploy/encoders/requirements.txt ./encoders.txt
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python -m venv --without-pip /opt/encoders \
+    && pip --python /opt/encoders/bin/python install --no-compile \
+        --extra-index-url "${TORCH_INDEX}" -r encoders.txt \
+    && python -m compileall -q -f --invalidation-mode unchecked-hash /opt/encoders \
+    && find /opt/encoders -exec touch --no-dereference --date="@${SOURCE_DATE_EPOCH}" {} +
+
+# The daemon as it is, and safetensors converted: docs/convert.md, docs/embeddings.md.
 FROM runtime AS export
 COPY --from=exporter /opt/export /opt/export
+COPY --from=encoder-exporter /opt/encoders /opt/encoders
 COPY --from=package /package /opt/export
-ENV LEMONADE_CONVERT__PYTHON=/opt/export/bin/python
+COPY --from=package /package /opt/encoders
+ENV LEMONADE_CONVERT__PYTHON=/opt/export/bin/python \
+    LEMONADE_CONVERT__ENCODER_PYTHON=/opt/encoders/bin/python
 
 FROM runtime AS cpu

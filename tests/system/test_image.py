@@ -24,7 +24,10 @@ _IMPORTS = """
 import importlib, pkgutil, lemonade_serve
 for module in pkgutil.walk_packages(lemonade_serve.__path__, "lemonade_serve."):
     if not module.name.endswith("__main__") and ".migrations." not in module.name:
-        importlib.import_module(module.name)
+        try:
+            importlib.import_module(module.name)
+        except ModuleNotFoundError as error:  # what converts is in environments of its own
+            assert error.name in ("onnx_ir", "optimum", "torch"), error
 """
 
 
@@ -48,7 +51,8 @@ def test_all_that_is_imported_is_in_it_and_pip_and_tests_are_not(image: str) -> 
     run = ("run", "--rm", *HARDENED, "--entrypoint", "python", image, "-c")
     docker(*run, _IMPORTS)
     absent = (
-        "import importlib.util as u; assert not u.find_spec('pip') and not u.find_spec('faker')"
+        "import importlib.util as u; "
+        "assert not any(map(u.find_spec, ('pip', 'faker', 'torch', 'transformers')))"
     )
     docker(*run, absent)
     found = "import pathlib; assert not [*pathlib.Path('/opt/lemonade').rglob('tests/test_*.py')]"
