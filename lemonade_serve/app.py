@@ -80,7 +80,7 @@ class Application(NamedTuple):
         runs has come to its end in time."""
         self.readiness.draining = True
         self.pool.drain()
-        await self.puller.close()
+        self.puller.drain()
         self.service.give_up_waiting(errors.Draining())
         self.encoders.give_up_waiting(errors.Draining())
         return await self.asgi.idle(timeout_s)
