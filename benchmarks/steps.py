@@ -3,11 +3,11 @@
     python -m benchmarks.steps [--rounds 5] [--contexts 100 1500]
 
 Each round, in an order drawn anew, a process of its own for each variant: `as it is`; `apart`, the
-products of the graph as its file has them; `flash`, ONNX Runtime's other attention; `huge pages`,
-large allocations in pages of 2 MiB, where the system leaves that to programs. It times steps of 1,
-4, 8 and 16 sequences whose prompts have so many tokens, sampling included; a prompt of 128 tokens;
-and two rows of the KV cache with 1,000 tokens each that change places, against copying one. Writes
-benchmarks/results/steps.json, prints a table.
+products of the graph as its file has them; `flash`, ONNX Runtime's other attention; `small pages`,
+the weights where they were loaded. It times steps of 1, 4, 8 and 16 sequences whose prompts have so
+many tokens, sampling included; a prompt of 128 tokens; loading; and two rows of the KV cache with
+1,000 tokens each that change places, against copying one. Writes benchmarks/results/steps.json,
+prints a table.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -30,7 +30,7 @@ import numpy as np
 from benchmarks.figures import of_rounds, ratios
 from benchmarks.result import cores, find_checkpoint, parser, save
 from lemonade_serve.protocol.messages import Load, ResolvedParams
-from lemonade_serve.worker.engines import base, runner
+from lemonade_serve.worker.engines import base, opening, runner
 from lemonade_serve.worker.engines.base import Engine, Group, Id
 from lemonade_serve.worker.engines.cache import KvCache
 from lemonade_serve.worker.engines.choice import examine
@@ -39,13 +39,13 @@ from lemonade_serve.worker.engines.opening import open_engine
 from lemonade_serve.worker.sampler import Drawing
 
 _BASE = "as it is"
-_APART = "BENCHMARKS_STEPS_APART"
-"""In the environment of a process: load graphs as they are."""
+_APART, _SMALL = "BENCHMARKS_STEPS_APART", "BENCHMARKS_STEPS_SMALL"
+"""In the environment of a process: load graphs as they are; leave pages as they are."""
 _VARIANTS = {
     _BASE: {},
     "apart": {_APART: "1"},
     "flash": {"ORT_GQA_DISABLE_FLASH_ATTENTION": "0"},
-    "huge pages": {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"},
+    "small pages": {_SMALL: "1"},
 }
 _WIDTHS = (1, 4, 8, 16)
 _STEPS = 24
@@ -66,8 +66,10 @@ def child(directory: Path, threads: int, contexts: Sequence[int], seed: int) -> 
         turn_timeout_s=1,
         engine="batched",
     )
-    with _products_apart() if os.environ.get(_APART) else nullcontext():
+    began = time.perf_counter()
+    with _as_the_environment_says():
         engine, _ = open_engine(load, context_length=_CONTEXT)
+    figures["load_ms"] = (time.perf_counter() - began) * 1e3
     for context in contexts:
         prompt = [choose.randrange(100, 30_000) for _ in range(context)]
         for width in _WIDTHS:
@@ -88,8 +90,18 @@ def child(directory: Path, threads: int, contexts: Sequence[int], seed: int) -> 
     return figures | _rows(directory)
 
 
-def _products_apart() -> AbstractContextManager[object]:
-    return patch.object(runner, "fuse_products", lambda path: FusedGraph(path.read_bytes(), {}))
+@contextmanager
+def _as_the_environment_says() -> Iterator[None]:
+    with ExitStack() as patched:
+        if os.environ.get(_APART):
+            patched.enter_context(patch.object(runner, "fuse_products", _as_it_is))
+        if os.environ.get(_SMALL):
+            patched.enter_context(patch.object(opening, "settle"))
+        yield
+
+
+def _as_it_is(path: Path) -> FusedGraph:
+    return FusedGraph(path.read_bytes(), {})
 
 
 def _group(request: int, prompt: list[int]) -> Group:
