@@ -10,7 +10,7 @@ from lemonade_serve import errors
 from lemonade_serve.protocol.messages import Load
 from lemonade_serve.worker.engines.base import Engine, failure_code
 from lemonade_serve.worker.engines.choice import Choice, examine
-from lemonade_serve.worker.engines.pages import settle
+from lemonade_serve.worker.engines.pages import begin_settling
 
 _PLAIN_ATTENTION: Final = "ORT_GQA_DISABLE_FLASH_ATTENTION"
 """ONNX Runtime reads it from the environment when it makes a session. Its flash attention for CPUs
@@ -31,7 +31,7 @@ def open_engine(load: Load, *, context_length: int) -> tuple[Engine, str]:
         from lemonade_serve.worker.engines.batched import BatchedEngine
 
         engine = BatchedEngine(load, decoder, context_length=context_length)
-        settle()
+        begin_settling()
         return engine, why
     except errors.LemonadeError:
         raise

@@ -5,12 +5,13 @@ from __future__ import annotations
 import mmap
 import platform
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from lemonade_serve.worker.engines.pages import settle
+from lemonade_serve.worker.engines.pages import begin_settling, settle
 
 HUGE = 2 << 20
 LENGTH = 5 * HUGE
@@ -52,6 +53,17 @@ def test_what_is_filled_moves_and_stays_what_it_is(memory: mmap.mmap) -> None:
     assert settle() >= 4 * HUGE
     assert huge_bytes() - before >= 4 * HUGE
     assert memory[:] == PATTERN * (LENGTH // len(PATTERN))
+
+
+def test_whoever_loads_does_not_wait_for_it(memory: mmap.mmap) -> None:
+    fill(memory)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    before = huge_bytes()
+    begin_settling()
+    for thread in threading.enumerate():
+        if thread.name == "settling":
+            thread.join(30)
+    assert huge_bytes() - before >= 4 * HUGE
 
 
 def test_what_has_holes_stays_as_it_is(memory: mmap.mmap) -> None:
