@@ -45,12 +45,15 @@ class Converter:
         }
 
     def start(self, *command: str, **settings: str) -> subprocess.Popen[str]:
+        """A child of a shell's background job would not heed an interrupt."""
+        heeding = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
         return subprocess.Popen(
             [sys.executable, "-m", "lemonade_serve", *command],
             env={**self.environment, **settings},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=heeding,
         )
 
     def run(self, *command: str, **settings: str) -> dict[str, Any]:
