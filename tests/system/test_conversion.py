@@ -53,7 +53,7 @@ class Converter:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=heeding,
+            preexec_fn=heeding,  # noqa: PLW1509, one line of code
         )
 
     def run(self, *command: str, **settings: str) -> dict[str, Any]:
