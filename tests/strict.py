@@ -8,6 +8,12 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import pydantic
 
+MODEL_EXTRAS = (
+    *("root", "parent", "adapters", "capabilities", "context_length", "dtype", "device", "size"),
+    "revision",
+)
+"""What is said of a model besides what OpenAI says."""
+
 _Kind = TypeVar("_Kind")
 
 

@@ -1,13 +1,7 @@
-"""The checkpoints on disk: what a cache root holds, and how a new one gets there."""
+"""The checkpoints on disk: what a cache root holds, and what is known of each."""
 
 from __future__ import annotations
 
-import ctypes
-import errno
-import fcntl
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -18,19 +12,17 @@ import structlog
 from lemonade_serve import errors
 from lemonade_serve.domain.checkpoint import DTYPES, CheckpointInfo, check_name, choose
 from lemonade_serve.domain.provenance import Provenance, Source
-from lemonade_serve.hub import adapters, encoders, provenance
+from lemonade_serve.hub import adapters, encoders, provenance, shelf
 from lemonade_serve.hub.capabilities import capabilities
 from lemonade_serve.hub.matrices import stored_dtype
-from lemonade_serve.hub.removal import STAGING, forget, hub_cache, remove, superseded
+from lemonade_serve.hub.removal import forget, hub_cache, remove, superseded
 from lemonade_serve.protocol.messages import Adapter
 
 _CONFIG = "genai_config.json"
 _MAX_DEPTH = 4
 """Directories below a root that are searched: publisher, name, dtype, and one to spare."""
-_TRIES = 100
 _PROCESS_BYTES = 100 * 1024 * 1024
 _KV_VALUE_BYTES = 4
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
 log = structlog.get_logger()
 
@@ -145,18 +137,10 @@ class DiskCatalog:
     @contextmanager
     def staging(self) -> Iterator[Path]:
         """An empty directory to make a checkpoint in, which `publish` takes; gone in the end.
-
-        It is locked while it is in use, so that the next one to come removes what a killed
-        process left behind, and nothing else. Raises JobFailed where none can be made.
-        """
+        Raises JobFailed where none can be made."""
         with ExitStack() as held:
             with self._writing("make anything in"):
-                self._root.mkdir(parents=True, exist_ok=True)
-                with _locked(self._root, wait=True):  # nobody sweeps between making and locking
-                    _remove_abandoned(self._root)
-                    directory = Path(tempfile.mkdtemp(prefix=STAGING, dir=self._root))
-                    held.enter_context(_locked(directory))
-            held.callback(shutil.rmtree, directory, ignore_errors=True)
+                directory = held.enter_context(shelf.staging(self._root))
             yield directory
 
     def publish(self, staged: Path, name: str, dtype: str) -> Path:
@@ -171,7 +155,7 @@ class DiskCatalog:
         with self._writing("put a checkpoint in"):
             gone = superseded(staged, target)
             staged.chmod(0o755)
-            _put(staged, target)
+            shelf.put(staged, target)
         if gone:
             with suppress(OSError, ValueError):
                 forget(gone, hub_cache())
@@ -310,54 +294,3 @@ def _walk(path: Path, depth: int) -> Iterator[Path]:
     for child in _subdirectories(path) if depth else []:
         yield child
         yield from _walk(child, depth - 1)
-
-
-def _put(staged: Path, target: Path) -> None:
-    """Give it its place; removals meanwhile take away what they leave empty above it."""
-    for further in reversed(range(_TRIES)):
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _put_once(staged, target)
-        except (FileNotFoundError, FileExistsError):
-            if not further:
-                raise
-        else:
-            return
-
-
-def _put_once(staged: Path, target: Path) -> None:
-    """Rename it, or change places with one that is there, and may just have come."""
-    try:
-        staged.rename(target)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-        _exchange(staged, target)
-
-
-def _exchange(one: Path, other: Path) -> None:
-    """Swap two directories in one step, so that a kill loses neither."""
-    done = ctypes.CDLL(None, use_errno=True).renameat2(
-        _AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE
-    )
-    if done != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-
-
-@contextmanager
-def _locked(directory: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold the directory; a lock dies with its process. Raises BlockingIOError if it is held and
-    we do not wait."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _remove_abandoned(root: Path) -> None:
-    for directory in root.glob(f"{STAGING}*"):
-        with suppress(OSError), _locked(directory):
-            shutil.rmtree(directory)

@@ -23,20 +23,9 @@ from tests import checkpoints, tiny
 from tests.daemon import Daemon, eventually
 from tests.graphs import Plan
 from tests.hub import Fault, Hub, running
-from tests.strict import strictly
+from tests.strict import MODEL_EXTRAS, strictly
 
 NAME = "org/tiny"
-BEYOND = (
-    "root",
-    "parent",
-    "adapters",
-    "capabilities",
-    "context_length",
-    "dtype",
-    "device",
-    "size",
-    "revision",
-)
 
 
 @pytest.fixture(scope="module")
@@ -266,7 +255,7 @@ def test_a_model_that_was_copied_is_there_at_once(house: House, checkpoint: Path
 def test_models_say_what_they_can_do(house: House, checkpoint: Path) -> None:
     house.put(checkpoint, "copied")
     (model,) = house.daemon.client.get("/v1/models").json()["data"]
-    strictly(Model, model, beyond=BEYOND)
+    strictly(Model, model, beyond=MODEL_EXTRAS)
     assert {"completion", "chat"} <= set(model["capabilities"])
     assert (model["dtype"], model["device"], model["root"]) == ("fp32", "cpu", "copied")
     assert model["size"] > 0

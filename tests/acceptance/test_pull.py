@@ -11,33 +11,18 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from tests import tiny
 from tests.daemon import eventually
-from tests.graphs import Plan
 from tests.hub import TOKEN, Fault, Hub, running
 
 NAME = "org/tiny"
 LARGE = random.Random(11).randbytes(4_000_000)  # noqa: S311, no secret
 SEED = 20
-
-
-@pytest.fixture
-def hub() -> Iterator[Hub]:
-    with running() as hub:
-        yield hub
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    path = tiny.put(tmp_path_factory.mktemp("tiny") / "tiny", Plan())
-    return {file.name: file.read_bytes() for file in path.iterdir()}
 
 
 class Machine:
@@ -100,20 +85,20 @@ def contents(directory: str) -> dict[str, bytes]:
 
 
 def test_a_checkpoint_is_pulled_and_says_where_it_came_from(
-    machine: Machine, checkpoint: dict[str, bytes]
+    machine: Machine, tiny_files: dict[str, bytes]
 ) -> None:
     repository = machine.hub.add(
-        NAME, {**{f"cpu/{name}": content for name, content in checkpoint.items()}, "a.md": b"?"}
+        NAME, {**{f"cpu/{name}": content for name, content in tiny_files.items()}, "a.md": b"?"}
     )
     answer = machine.pulled(NAME)
     assert (answer["model"], answer["new"]) == (NAME, True)
-    assert contents(answer["path"]) == checkpoint
+    assert contents(answer["path"]) == tiny_files
     provenance = json.loads(Path(answer["path"], "provenance.json").read_bytes())
     source = provenance["source"]
     assert (source["repository"], source["commit"]) == (NAME, repository.commit)
     assert (provenance["license"], provenance["dtype"]) == ("apache-2.0", answer["dtype"])
     assert source["program"].startswith("lemonade-serve ")
-    assert {file["path"] for file in source["files"]} == {f"cpu/{name}" for name in checkpoint}
+    assert {file["path"] for file in source["files"]} == {f"cpu/{name}" for name in tiny_files}
     assert all(re.fullmatch("[0-9a-f]{64}", file["sha256"]) for file in source["files"])
 
     asked = len(machine.hub.downloads())
@@ -131,12 +116,12 @@ def test_a_gguf_file_is_pulled_and_imported(machine: Machine, smollm2_gguf: Path
     assert provenance["source_sha256"] == provenance["source"]["files"][0]["sha256"]
 
 
-def test_a_revision_stands_beside_another(machine: Machine, checkpoint: dict[str, bytes]) -> None:
-    machine.hub.add(NAME, checkpoint)
-    old = {**checkpoint, "tokenizer.json": b"old"}
+def test_a_revision_stands_beside_another(machine: Machine, tiny_files: dict[str, bytes]) -> None:
+    machine.hub.add(NAME, tiny_files)
+    old = {**tiny_files, "tokenizer.json": b"old"}
     machine.hub.revisions[NAME, "v1"] = type(machine.hub.repositories[NAME])(files=old)
     paths = [machine.pulled(f"{NAME}{at}")["path"] for at in ("", "@v1")]
-    assert [contents(path) for path in paths] == [checkpoint, old]
+    assert [contents(path) for path in paths] == [tiny_files, old]
     commit = machine.hub.revisions[NAME, "v1"].commit
     assert machine.pulled(f"{NAME}@{commit}")["commit"] == commit
 
@@ -190,9 +175,9 @@ fetch(
 
 
 def test_the_command_that_is_killed_leaves_no_process_and_no_checkpoint(
-    machine: Machine, checkpoint: dict[str, bytes]
+    machine: Machine, tiny_files: dict[str, bytes]
 ) -> None:
-    machine.hub.add(NAME, {**checkpoint, "model.onnx.data": LARGE})
+    machine.hub.add(NAME, {**tiny_files, "model.onnx.data": LARGE})
     machine.hub.faults = [Fault(cut_after=200_000, until=threading.Event())]
     process = machine.start("pull", NAME)
     machine.hub.sent.acquire()
@@ -208,11 +193,11 @@ def test_the_command_that_is_killed_leaves_no_process_and_no_checkpoint(
 
 
 def test_an_interrupted_pull_ends_and_keeps_what_it_has(
-    machine: Machine, checkpoint: dict[str, bytes]
+    machine: Machine, tiny_files: dict[str, bytes]
 ) -> None:
-    machine.hub.add(NAME, {**checkpoint, "model.onnx.data": LARGE})
+    machine.hub.add(NAME, {**tiny_files, "model.onnx.data": LARGE})
     machine.hub.faults = [
-        *(Fault() for _ in checkpoint.keys() - {"model.onnx.data"}),
+        *(Fault() for _ in tiny_files.keys() - {"model.onnx.data"}),
         Fault(cut_after=200_000, until=threading.Event()),
     ]
     machine.environment["LEMONADE_HUB__FILES_AT_ONCE"] = "1"
@@ -237,23 +222,23 @@ def _in_order(hub: Hub, last: str) -> None:
 
 
 def test_two_pulls_of_one_model_at_once_fetch_it_once(
-    machine: Machine, checkpoint: dict[str, bytes]
+    machine: Machine, tiny_files: dict[str, bytes]
 ) -> None:
-    machine.hub.add(NAME, checkpoint)
+    machine.hub.add(NAME, tiny_files)
     together = [machine.start("pull", NAME, "--json") for _ in range(2)]
     outputs = [process.communicate(timeout=120) for process in together]
     assert [process.returncode for process in together] == [0, 0], outputs
     paths = [json.loads(output)["path"] for output, _ in outputs]
     assert paths[0] == paths[1]
-    assert contents(paths[0]) == checkpoint
+    assert contents(paths[0]) == tiny_files
     fetched = [asked.path for asked in machine.hub.downloads()]
-    assert len(fetched) == len(set(fetched)) == len(checkpoint)
+    assert len(fetched) == len(set(fetched)) == len(tiny_files)
 
 
 def test_a_disk_that_fills_up_leaves_nothing_half_made(
-    machine: Machine, checkpoint: dict[str, bytes]
+    machine: Machine, tiny_files: dict[str, bytes]
 ) -> None:
-    machine.hub.add(NAME, {**checkpoint, "model.onnx.data": LARGE})
+    machine.hub.add(NAME, {**tiny_files, "model.onnx.data": LARGE})
     room = len(LARGE) // 2
     code, _, complaint = machine.pull(
         NAME, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
@@ -265,17 +250,17 @@ def test_a_disk_that_fills_up_leaves_nothing_half_made(
     assert machine.pulled(NAME)["new"] is True
 
 
-def test_what_would_not_fit_is_not_begun(machine: Machine, checkpoint: dict[str, bytes]) -> None:
-    machine.hub.add(NAME, checkpoint)
+def test_what_would_not_fit_is_not_begun(machine: Machine, tiny_files: dict[str, bytes]) -> None:
+    machine.hub.add(NAME, tiny_files)
     machine.environment["LEMONADE_HUB__MIN_FREE_BYTES"] = str(1 << 60)
     code, _, complaint = machine.pull(NAME)
     assert (code, machine.hub.downloads()) == (1, [])
     assert "min_free_bytes" in complaint
 
 
-def test_a_digest_that_is_wrong_is_refused(machine: Machine, checkpoint: dict[str, bytes]) -> None:
-    machine.hub.add(NAME, checkpoint)
-    data = checkpoint["model.onnx.data"]
+def test_a_digest_that_is_wrong_is_refused(machine: Machine, tiny_files: dict[str, bytes]) -> None:
+    machine.hub.add(NAME, tiny_files)
+    data = tiny_files["model.onnx.data"]
     machine.hub.lie["model.onnx.data"] = data[:-1] + bytes([data[-1] ^ 1])
     code, _, complaint = machine.pull(NAME)
     assert code == 1
@@ -283,8 +268,8 @@ def test_a_digest_that_is_wrong_is_refused(machine: Machine, checkpoint: dict[st
     assert machine.left() == []
 
 
-def test_a_private_repository_needs_a_token(machine: Machine, checkpoint: dict[str, bytes]) -> None:
-    machine.hub.add(NAME, checkpoint, private=True)
+def test_a_private_repository_needs_a_token(machine: Machine, tiny_files: dict[str, bytes]) -> None:
+    machine.hub.add(NAME, tiny_files, private=True)
     code, _, complaint = machine.pull(NAME)
     assert code == 1
     assert "HF_TOKEN" in complaint
@@ -292,8 +277,8 @@ def test_a_private_repository_needs_a_token(machine: Machine, checkpoint: dict[s
     assert machine.pulled(NAME)["new"] is True
 
 
-def test_offline_what_is_here_is_published(machine: Machine, checkpoint: dict[str, bytes]) -> None:
-    machine.hub.add(NAME, checkpoint)
+def test_offline_what_is_here_is_published(machine: Machine, tiny_files: dict[str, bytes]) -> None:
+    machine.hub.add(NAME, tiny_files)
     machine.pulled(NAME)
     machine.environment["HF_HUB_OFFLINE"] = "1"
     machine.environment["LEMONADE_CACHE_DIR"] = str(machine.cache / "other")

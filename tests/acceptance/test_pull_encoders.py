@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -14,17 +13,11 @@ from tests import encoders
 from tests.acceptance.test_encoders import TEXTS, cosines, embedded, reference
 from tests.acceptance.test_pull import Machine
 from tests.daemon import Daemon
-from tests.hub import Hub, running
+from tests.hub import Hub
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 NAME = "org/tiny"
 NEVER = b"nobody asks for it"
-
-
-@pytest.fixture
-def hub() -> Iterator[Hub]:
-    with running() as hub:
-        yield hub
 
 
 @pytest.fixture

@@ -17,20 +17,8 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from lemonade_serve.api.openai.timings import Timings
 from tests.daemon import MODEL, Daemon
-from tests.strict import strictly
+from tests.strict import MODEL_EXTRAS, strictly
 
-BEYOND = (
-    "root",
-    "parent",
-    "adapters",
-    "capabilities",
-    "context_length",
-    "dtype",
-    "device",
-    "size",
-    "revision",
-)
-"""What is said of a model besides."""
 SHARED: list[dict[str, Any]] = [
     {},
     {"temperature": 0},
@@ -181,5 +169,5 @@ def test_models_are_openais(shared_daemon: Daemon) -> None:
         assert set(listed) == {"object", "data"}
         assert listed["object"] == "list"
         (model,) = listed["data"]
-        assert strictly(Model, model, beyond=BEYOND).id == MODEL
+        assert strictly(Model, model, beyond=MODEL_EXTRAS).id == MODEL
         assert shared_daemon.client.get(f"{prefix}/models/{MODEL}").json() == model

@@ -23,11 +23,9 @@ from typing import Any
 import psutil
 import pytest
 
-from tests import tiny
 from tests.acceptance.test_pull import NAME, Machine
 from tests.daemon import Daemon, eventually
-from tests.graphs import Plan
-from tests.hub import Fault, Hub, running
+from tests.hub import Fault, Hub
 
 pytestmark = pytest.mark.system
 
@@ -79,18 +77,6 @@ def make_disk(tmp_path: Path) -> Iterator[Callable[..., Disk]]:
 
 
 @pytest.fixture
-def hub() -> Iterator[Hub]:
-    with running() as hub:
-        yield hub
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    path = tiny.put(tmp_path_factory.mktemp("tiny") / "tiny", Plan())
-    return {file.name: file.read_bytes() for file in path.iterdir()}
-
-
-@pytest.fixture
 def machine(hub: Hub, tmp_path: Path) -> Machine:
     return Machine(hub, tmp_path)
 
@@ -125,11 +111,11 @@ def ended(process: subprocess.Popen[str]) -> str:
 
 
 def test_the_hubs_cache_fills_up_during_a_pull(
-    machine: Machine, make_disk: Callable[..., Disk], checkpoint: dict[str, bytes]
+    machine: Machine, make_disk: Callable[..., Disk], tiny_files: dict[str, bytes]
 ) -> None:
     disk = make_disk(8 * MIB)
     put_hub_cache_on(machine, disk)
-    machine.hub.add(NAME, {**checkpoint, "model.onnx.data": LARGE})
+    machine.hub.add(NAME, {**tiny_files, "model.onnx.data": LARGE})
     released = held(machine)
     process = machine.start("pull", NAME)
     assert machine.hub.sent.acquire(timeout=60)
@@ -144,11 +130,11 @@ def test_the_hubs_cache_fills_up_during_a_pull(
 
 
 def test_the_disk_of_the_checkpoints_fills_up_during_a_pull(
-    machine: Machine, make_disk: Callable[..., Disk], checkpoint: dict[str, bytes]
+    machine: Machine, make_disk: Callable[..., Disk], tiny_files: dict[str, bytes]
 ) -> None:
     disk = make_disk(8 * MIB)
     put_checkpoints_on(machine, disk)
-    machine.hub.add(NAME, {**checkpoint, "model.onnx.data": LARGE})
+    machine.hub.add(NAME, {**tiny_files, "model.onnx.data": LARGE})
     released = held(machine)
     process = machine.start("pull", NAME)
     assert machine.hub.sent.acquire(timeout=60)
@@ -166,7 +152,7 @@ def test_the_disk_of_the_checkpoints_fills_up_during_a_pull(
 def test_however_little_is_lacking_a_pull_leaves_nothing_half_made(
     machine: Machine,
     make_disk: Callable[..., Disk],
-    checkpoint: dict[str, bytes],
+    tiny_files: dict[str, bytes],
     both: bool,
 ) -> None:
     """There is room for a page more each time, from none to enough. Beforehand a pull checks only
@@ -175,8 +161,8 @@ def test_however_little_is_lacking_a_pull_leaves_nothing_half_made(
     put_hub_cache_on(machine, disk)
     if both:
         put_checkpoints_on(machine, disk)
-    machine.hub.add(NAME, checkpoint)
-    size = sum(map(len, checkpoint.values()))
+    machine.hub.add(NAME, tiny_files)
+    size = sum(map(len, tiny_files.values()))
     checked = [0, _PAGE, size - size % _PAGE]
     pages = itertools.count(size + _PAGE - size % _PAGE, _PAGE)
     begun = 0
@@ -285,12 +271,12 @@ def test_a_daemon_says_so_and_goes_on(
     make_disk: Callable[..., Disk],
     hub: Hub,
     machine: Machine,
-    checkpoint: dict[str, bytes],
+    tiny_files: dict[str, bytes],
 ) -> None:
     disk = make_disk(8 * MIB)
     put_hub_cache_on(machine, disk)
     put_checkpoints_on(machine, disk)
-    hub.add(NAME, {**checkpoint, "model.onnx.data": LARGE})
+    hub.add(NAME, {**tiny_files, "model.onnx.data": LARGE})
     released = held(machine)
     daemon = start_daemon(
         **{k: v for k, v in machine.environment.items() if k[:3] in ("HF_", "LEM")}

@@ -15,7 +15,8 @@ from onnx import helper
 
 from lemonade_serve import errors
 from lemonade_serve.domain.provenance import Source, SourceFile
-from lemonade_serve.hub.catalog import DiskCatalog, _put
+from lemonade_serve.hub import shelf
+from lemonade_serve.hub.catalog import DiskCatalog
 from tests.unit.hub.graphs import put, write
 
 
@@ -397,7 +398,7 @@ class TestStaging:
         self, catalog: DiskCatalog, root: Path
     ) -> None:
         with catalog.staging() as staged:
-            _put(staged, root / "org" / "small" / "int4")
+            shelf.put(staged, root / "org" / "small" / "int4")
         assert entries(root / "org" / "small") == ["int4"]
 
     def test_a_removal_is_not_swept(
