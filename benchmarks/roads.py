@@ -37,7 +37,10 @@ from lemonade_serve.worker.engines.choice import examine
 _IMPORTS = {"GGUF import, auto": "auto", "GGUF import, int4": "int4", "GGUF import, fp32": "fp32"}
 _CONVERSIONS = {
     "builder, int4 k_quant_mixed": ("int4", "k_quant_mixed"),
+    "builder, int4 k_quant_last": ("int4", "k_quant_last"),
+    "builder, int4 k_quant": ("int4", "k_quant"),
     "builder, int4 default": ("int4", "default"),
+    "builder, int4 rtn": ("int4", "rtn"),
     "builder, int8": ("int8", "default"),
     "builder, fp32": ("fp32", "default"),
 }

@@ -5,14 +5,15 @@
 Each round, in an order drawn anew, a process of its own for each variant: `as it is`; `apart`, the
 products of the graph as its file has them; `flash`, ONNX Runtime's other attention; `small pages`,
 the weights where they were loaded. It times steps of 1, 4, 8 and 16 sequences whose prompts have so
-many tokens, sampling included; a prompt of 128 tokens; and two rows of the KV cache with
-1,000 tokens each that change places, against copying one. Writes benchmarks/results/steps.json,
-prints a table.
+many tokens, sampling included; a prompt of 128 tokens; two rows of the KV cache with 1,000 tokens
+each that change places, against copying one; and memory that moves to huge pages. Writes
+benchmarks/results/steps.json, prints a table.
 """
 
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import random
 import statistics
@@ -51,6 +52,7 @@ _VARIANTS = {
 _WIDTHS = (1, 4, 8, 16)
 _STEPS = 24
 _PROMPT, _MOVED = 128, 1000
+_SETTLED = 256 << 20
 _CONTEXT = 8192
 
 
@@ -86,7 +88,7 @@ def child(directory: Path, threads: int, contexts: Sequence[int], seed: int) -> 
         reads.append(_timed(engine.step, 1))
         _release(engine, 1)
     figures["prompt_ms"] = statistics.median(reads) * 1e3
-    return figures | _rows(directory)
+    return figures | _rows(directory) | {"settling_ms_per_gib": _settling()}
 
 
 @contextmanager
@@ -98,6 +100,17 @@ def _as_the_environment_says() -> Iterator[None]:
         yield
     if not os.environ.get(_SMALL):
         settle()
+
+
+def _settling() -> float:
+    """What it takes for memory that lies in small pages, in ms for a GiB."""
+    with mmap.mmap(-1, _SETTLED, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+        for place in range(0, _SETTLED, mmap.PAGESIZE):
+            memory[place] = 1
+        settle()  # what else there is
+        memory.madvise(mmap.MADV_HUGEPAGE)
+        return _timed(settle, 1) * 1e3 * (1 << 30) / _SETTLED
 
 
 def _as_it_is(path: Path) -> FusedGraph:
